@@ -1,0 +1,47 @@
+# Two commands do all: `make results/summary.csv` and `make test`. Both make .venv when it is missing.
+SHELL := /bin/bash
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help results/summary.csv test test-fast check lock reasoner schema clean
+
+help: ## this list
+	@grep -hE '^[a-z./-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## (.*)/\1\t\2/' | expand -t 22
+
+results/summary.csv: .venv/installed ## the active run of config.yaml: table and page (RUN=name chooses another)
+	snakemake --cores $(CORES) $@ results/report.html $(if $(RUN),--config run=$(RUN))
+
+test: .venv/installed ## all tests
+	python -m pytest
+
+test-fast: .venv/installed ## the tests that take seconds
+	python -m pytest -m "not slow"
+
+check: .venv/installed ## formatting, lint and types, as CI checks them
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	mypy
+	snakemake --lint
+
+reasoner: .venv/installed ## train the embedded reasoner again (about 15 minutes on 2 cores) and ship it
+	python -m rac train-reasoner --output rac/models/reasoner/weights --seed 0
+
+schema: .venv/installed ## schemas/config.schema.json from rac/config.py
+	python -m rac config-schema --output schemas/config.schema.json
+
+lock: .venv/installed ## requirements.lock from pyproject.toml
+	pip install --quiet pip-tools
+	pip-compile --quiet --strip-extras --extra test --output-file requirements.lock pyproject.toml
+	sed -i.bak -e 's/^torch==\([0-9.]*\)+cpu/torch==\1/' -e '/^--/d' requirements.lock && rm requirements.lock.bak
+
+clean: ## remove what was computed; .venv stays
+	rm -rf results resources logs .snakemake
+
+.venv/installed: requirements.lock pyproject.toml
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@

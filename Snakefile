@@ -1,0 +1,68 @@
+"""From a dataset and a model's name to results/summary.csv. Definitions and runs: config.yaml."""
+
+from functools import partial
+
+from snakemake.exceptions import WorkflowError
+
+from rac import artifacts, matrix
+from rac import rules as asked
+from rac import config as definitions
+from rac.errors import RacError
+from rac.fingerprint import stage
+
+
+configfile: "config.yaml"
+
+
+try:
+    settings = definitions.validate(config)
+except RacError as error:
+    raise WorkflowError(str(error)) from None
+
+spec = partial(asked.spec, settings)
+ask = partial(asked.ask, settings)
+any_of = asked.any_of
+
+
+wildcard_constraints:
+    model=any_of(settings.models),
+    dataset=any_of(settings.datasets),
+    source=any_of(settings.sources),
+    calibration=any_of(["none", *settings.calibrations]),
+    variant=any_of(["dense", *settings.variant_cells()]),
+    eval=any_of(settings.evals),
+    workload=any_of(settings.workloads),
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/summary.csv",
+        "results/report.html",
+
+
+include: "rules/dataset.smk"
+include: "rules/model.smk"
+include: "rules/traces.smk"
+include: "rules/sources.smk"
+include: "rules/hessians.smk"
+include: "rules/compress.smk"
+include: "rules/requests.smk"
+include: "rules/generate.smk"
+include: "rules/score.smk"
+include: "rules/diagnostics.smk"
+include: "rules/runtime.smk"
+include: "rules/summary.smk"
+include: "rules/report.smk"
+
+
+onstart:
+    artifacts.hold("results/.lock")
+
+
+onsuccess:
+    asked.show_table("results/summary.txt")

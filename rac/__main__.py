@@ -1,0 +1,251 @@
+"""python -m rac VERB …: one verb a stage, the only way that the workflow's rules call code.
+
+Definitions come as JSON, exactly as config.yaml states them. A message of one line and exit code 1 mean
+that something outside the code is to be put right.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from rac import config as definitions
+from rac.errors import RacError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def definition(kind: type[BaseModel]) -> Any:
+    """An option that takes a definition of config.yaml as JSON."""
+    return typer.Option(parser=kind.model_validate_json, metavar="JSON")
+
+
+Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
+Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
+Name = Annotated[str, typer.Option(help="its name in config.yaml")]
+Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
+File = Annotated[Path, typer.Option()]
+
+
+@app.command()
+def dataset(
+    spec: Annotated[Any, definition(definitions.Dataset)], name: Name, output: Output
+) -> None:
+    """Rows of problems or documents."""
+    from rac.datasets.prepare import prepare_dataset
+
+    prepare_dataset(spec, name, output)
+
+
+@app.command()
+def model(spec: Annotated[Any, definition(definitions.Model)], name: Name, output: Output) -> None:
+    """The dense model as a Hugging Face folder."""
+    from rac.models.prepare import prepare_model
+
+    prepare_model(spec, name, output)
+
+
+@app.command()
+def traces(
+    spec: Annotated[Any, definition(definitions.Source)],
+    name: Name,
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    model: Folder,
+    dataset: File,
+    code: Code,
+    output: Output,
+) -> None:
+    """On-policy chains of thought of the dense model."""
+    from rac.traces import write_traces
+
+    write_traces(spec, name, model_spec, model, dataset, code, output)
+
+
+@app.command()
+def sources(
+    spec: Annotated[Any, definition(definitions.Source)],
+    name: Name,
+    model: Folder,
+    dataset: File,
+    output: Output,
+    traces: Annotated[Path | None, typer.Option(help="traces.jsonl.zst, for kind traces")] = None,
+) -> None:
+    """Token sequences of a source."""
+    from rac.sources import write_sequences
+
+    write_sequences(spec, name, model, dataset, traces, output)
+
+
+@app.command()
+def hessians(
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    model: Folder,
+    sequences: File,
+    output: Output,
+) -> None:
+    """Hessians of the dense model over a source."""
+    from rac.hessians import accumulate
+
+    accumulate(model, sequences, model_spec.dtype, output)
+
+
+@app.command()
+def compress(
+    spec: Annotated[Any, definition(definitions.Variant)],
+    calibration_spec: Annotated[str, typer.Option(metavar="JSON", help="null without Hessians")],
+    pattern: Annotated[str, typer.Option(help="as rac.solve takes it")],
+    model: Folder,
+    output: Output,
+    hessians: Annotated[list[Path], typer.Option(help="folders, each called like its source")] = [],  # noqa: B006
+) -> None:
+    """A compressed checkpoint."""
+    from rac.compress import compress as compress_model
+
+    names = dict(zip(("model", "calibration", "variant"), output.parts[-4:-1], strict=True))
+    calibration = (
+        None
+        if calibration_spec == "null"
+        else definitions.Calibration.model_validate_json(calibration_spec)
+    )
+    stored = {folder.name: folder for folder in hessians}
+    compress_model(model, stored, calibration, spec, pattern, names, output)
+
+
+@app.command()
+def requests(
+    task: Annotated[str, typer.Option(help="an lm-eval task")],
+    dataset: File,
+    model: Folder,
+    output: Output,
+) -> None:
+    """The prompts of an evaluation, by lm-eval and the model's chat template."""
+    from rac.evaluate.requests import build_requests
+
+    build_requests(task, dataset, model, output)
+
+
+@app.command()
+def generate(
+    spec: Annotated[Any, definition(definitions.Eval)],
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    checkpoint: Folder,
+    requests: File,
+    code: Code,
+    output: Output,
+    record: Output,
+) -> None:
+    """A checkpoint's answers."""
+    from rac.generate import write_generations
+
+    write_generations(spec, model_spec, checkpoint, requests, code, output, record)
+
+
+@app.command()
+def score(
+    spec: Annotated[Any, definition(definitions.Eval)],
+    dataset: File,
+    requests: File,
+    generations: File,
+    scores: Output,
+    metrics: Output,
+) -> None:
+    """Verdicts and metrics of stored answers."""
+    from rac.evaluate.score import score as score_generations
+
+    score_generations(spec, dataset, requests, generations, scores, metrics)
+
+
+@app.command()
+def diagnostics(
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    model: Folder,
+    checkpoint: Folder,
+    hessians: Annotated[Path, typer.Option(help="Hessians of held-out traces")],
+    thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
+    text: Annotated[Path, typer.Option(help="sequences of held-out text")],
+    output: Output,
+) -> None:
+    """Layer errors and losses on what no calibration saw."""
+    from rac.diagnostics import diagnose
+
+    diagnose(checkpoint, model, hessians, thoughts, text, model_spec.dtype, output)
+
+
+@app.command()
+def runtime(
+    spec: Annotated[Any, definition(definitions.Workload)],
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    model: Folder,
+    checkpoint: Folder,
+    output: Output,
+) -> None:
+    """Speed, memory and size beside the dense model's."""
+    from rac.runtime import measure_runtime
+
+    measure_runtime(spec, model, checkpoint, model_spec.dtype, output)
+
+
+@app.command()
+def summary(
+    config: Annotated[Any, definition(definitions.Config)],
+    code_version: Annotated[str, typer.Option(help="of the code that made the numbers")],
+    output: Output,
+) -> None:
+    """The table of a run: summary.csv, comparisons.csv and summary.txt."""
+    from rac import matrix
+    from rac.report.summary import summarize
+
+    cells = matrix.summary_cells(config)
+    summarize(cells, config.run, matrix.identity(config), code_version, output)
+
+
+@app.command()
+def report(
+    config: Annotated[Any, definition(definitions.Config)],
+    summary: File,
+    comparisons: File,
+    output: Output,
+) -> None:
+    """The page of a run."""
+    from rac import artifacts, matrix
+    from rac.report.page import report as write_page
+
+    made = artifacts.provenance(config=config.model_dump(mode="json"))["provenance"]
+    command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
+    cells = matrix.report_cells(config)
+    write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
+
+
+@app.command()
+def train_reasoner(
+    output: Output,
+    seed: Annotated[int, typer.Option()] = 0,
+    steps: Annotated[int | None, typer.Option(help="the recipe's number if left out")] = None,
+) -> None:
+    """Train the embedded reasoner anew."""
+    from rac.models.reasoner import train
+
+    train.train(output, seed, steps or train.STEPS)
+
+
+@app.command()
+def config_schema(output: Output) -> None:
+    """The JSON schema of config.yaml, for editors."""
+    from rac.artifacts import write_text
+
+    write_text(output, definitions.schema())
+
+
+def main() -> None:
+    """Run a verb; a RacError becomes one line on standard error and exit code 1."""
+    try:
+        app(prog_name="python -m rac")
+    except RacError as error:
+        print(f"rac: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

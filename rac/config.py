@@ -1,0 +1,393 @@
+"""What config.yaml may say: definitions, runs, and one clear line for whatever is wrong.
+
+Names are identities: they stand in paths, so they are short, plain and checked here. What a name stands
+for reaches the rules as `params`, so an edited definition recomputes what hangs on it and nothing else.
+"""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from rac.errors import RacError
+
+SCHEMA_FILE = Path(__file__).parent.parent / "schemas" / "config.schema.json"
+NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True}
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value) or value in {"none", "dense"}:
+        raise ValueError(
+            f"'{value}' cannot be a name: use letters, digits, '.', '_' and '-', starting with a letter "
+            "or digit ('none' and 'dense' are taken)"
+        )
+    return value
+
+
+def _beside_stages(value: str) -> str:
+    if value in {"traces", "sources", "hessians", "requests", "checkpoint", "runtime"}:
+        raise ValueError(f"'{value}' cannot be a name here: a stage's folder is called so")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+FolderName = Annotated[Name, AfterValidator(_beside_stages)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """Every part of the configuration: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sampling(Strict):
+    """How the next token is drawn. Reasoning models are never decoded greedily."""
+
+    temperature: float = Field(0.6, gt=0, le=2)
+    top_p: float = Field(0.95, gt=0, le=1)
+
+
+def _exactly_one(part: BaseModel, *keys: str) -> None:
+    given = [key for key in keys if getattr(part, key) is not None]
+    if len(given) != 1:
+        wanted = ", ".join(f"'{key}'" for key in keys)
+        raise ValueError(f"give exactly one of {wanted} (found {len(given)})")
+
+
+class Model(Strict):
+    """A dense model: the embedded reasoner, a Hugging Face folder, or a repository of the hub."""
+
+    embedded: Literal["reasoner"] | None = None
+    path: Path | None = Field(None, description="a Hugging Face folder")
+    hub: str | None = Field(None, description="a repository of the hub, as owner/name")
+    revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    threads: PositiveInt | None = Field(
+        None, description="CPU threads of a job that runs the model; all cores if left out"
+    )
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _exactly_one(self, "embedded", "path", "hub")
+        _check_revision(self.hub, self.revision)
+        return self
+
+
+def _check_revision(hub: str | None, revision: str | None) -> None:
+    if (hub is None) != (revision is None):
+        raise ValueError("'revision' (a commit) goes with 'hub'")
+    if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise ValueError(f"revision '{revision}' is not a commit (40 hexadecimal digits)")
+
+
+class Columns(Strict):
+    """Which columns of a foreign dataset hold what; only those that its users need."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+    text: str = "text"
+
+
+class Dataset(Strict):
+    """Rows of problems (problem, answer) or of documents (text)."""
+
+    embedded: Literal["word-problems", "c4"] | None = None
+    path: Path | None = Field(None, description="a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file")
+    hub: str | None = Field(None, description="a dataset of the hub, as owner/name")
+    revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
+    subset: str | None = Field(None, description="the hub dataset's configuration")
+    split: str = "train"
+    kind: Literal["problems", "documents"] = "problems"
+    columns: Columns = Columns()
+    rows: PositiveInt | None = Field(
+        None, description="how many rows, in a seeded order; all if left out"
+    )
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _exactly_one(self, "embedded", "path", "hub")
+        _check_revision(self.hub, self.revision)
+        return self
+
+
+class Source(Strict):
+    """Token sequences that a Hessian is taken over."""
+
+    kind: Literal["text", "prompts", "traces"]
+    dataset: Name
+    tokens: PositiveInt = Field(
+        description="the budget; the last sequence is cut to meet it exactly"
+    )
+    window: PositiveInt = Field(2048, description="text: tokens a sequence")
+    prompt: str = Field("{problem}", description="prompts, traces: what the user says")
+    max_new_tokens: PositiveInt = Field(8192, description="traces: where a thought is cut")
+    batch: PositiveInt = Field(64, description="traces: samples generated together")
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "{problem}" not in self.prompt:
+            raise ValueError("'prompt' must contain {problem}")
+        return self
+
+
+class Calibration(Strict):
+    """A weighted sum of stored Hessians, by source (`c4`) or by part of one (`traces.decode`)."""
+
+    sum: dict[str, float] | None = Field(None, description="weights of the stored sums of x xᵀ")
+    share: dict[str, float] | None = Field(None, description="shares of tokens; they add up to 1")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _exactly_one(self, "sum", "share")
+        weights = self.sum or self.share or {}
+        if not weights or any(weight <= 0 for weight in weights.values()):
+            raise ValueError("weights must be positive, and at least one source named")
+        if self.share and abs(sum(self.share.values()) - 1) > 1e-6:
+            raise ValueError(f"shares add up to {sum(self.share.values()):g}, not to 1")
+        return self
+
+
+class Variant(Strict):
+    """What is done to the weights. A list of sparsities expands into one cell each."""
+
+    solver: Literal["magnitude", "wanda", "sparsegpt"]
+    pattern: str = Field(
+        "unstructured", description="`unstructured`, or n:m (n kept of m in a row)"
+    )
+    sparsity: list[Share] = Field([], description="shares of zeros, for `unstructured`")
+    damping: float = Field(0.01, gt=0, lt=1, description="share of the Hessian's mean diagonal")
+    block: PositiveInt = Field(128, description="sparsegpt: columns whose mask is chosen together")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("sparsity"), (int, float)):
+            return {**value, "sparsity": [value["sparsity"]]}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kept = re.fullmatch(r"(\d+):(\d+)", self.pattern)
+        if self.pattern != "unstructured" and not kept:
+            raise ValueError(
+                f"pattern '{self.pattern}' is neither 'unstructured' nor n:m such as '2:4'"
+            )
+        if kept and not 0 < int(kept[1]) < int(kept[2]) <= 32:
+            raise ValueError(f"pattern '{self.pattern}' needs 0 < n < m <= 32")
+        if kept and self.sparsity:
+            raise ValueError(f"pattern '{self.pattern}' fixes the sparsity: leave 'sparsity' out")
+        if not kept and not self.sparsity:
+            raise ValueError("pattern 'unstructured' needs 'sparsity', such as 0.5 or [0.4, 0.5]")
+        return self
+
+
+class Eval(Strict):
+    """A benchmark: an lm-eval task, its problems, and how many samples of each."""
+
+    task: str = Field(description="the name of an lm-eval task")
+    dataset: Name
+    samples: PositiveInt = 1
+    max_new_tokens: PositiveInt = 32768
+    batch: PositiveInt = Field(64, description="samples generated together, the unit of resume")
+    seed: int = 0
+
+
+class Workload(Strict):
+    """What run time is measured on, dense and compressed in turn."""
+
+    batches: list[PositiveInt] = [1, 16]
+    prompt_tokens: PositiveInt = 64
+    new_tokens: PositiveInt = 128
+    repeats: PositiveInt = 3
+
+
+class Block(Strict):
+    """All combinations of what is listed. The dense model is always there."""
+
+    models: list[Name]
+    calibrations: list[Name]
+    variants: list[Name] = Field(
+        description="variants, or single cells of one such as sparsegpt-0.5"
+    )
+    evals: list[Name] = []
+    workloads: list[Name] = []
+
+
+class Heldout(Strict):
+    """Sources that no calibration uses, to measure every cell on."""
+
+    thoughts: Name = Field(description="a source of traces: loss and layer error on decode tokens")
+    text: Name = Field(description="a source of text: loss on general text")
+
+
+class Run(Strict):
+    """A table: blocks of cells, and what to measure every cell on."""
+
+    cells: list[Block]
+    heldout: Heldout | None = None
+
+
+class Config(Strict):
+    """config.yaml."""
+
+    run: Name
+    models: dict[Name, Model]
+    datasets: dict[Name, Dataset]
+    sources: dict[Name, Source]
+    calibrations: dict[FolderName, Calibration]
+    variants: dict[Name, Variant]
+    evals: dict[FolderName, Eval]
+    workloads: dict[Name, Workload] = {}
+    runs: dict[Name, Run]
+
+    def variant_cells(self) -> dict[str, tuple[str, Variant]]:
+        """Every single variant: name → (pattern as `rac.solve` takes it, definition of one sparsity)."""
+        cells = {}
+        for name, variant in self.variants.items():
+            if not variant.sparsity:
+                cells[name] = (variant.pattern, variant)
+            for sparsity in variant.sparsity:
+                one = variant.model_copy(update={"sparsity": [sparsity]})
+                cells[f"{name}-{sparsity:g}"] = (f"unstructured {sparsity:g}", one)
+        return cells
+
+    @model_validator(mode="after")
+    def _names_are_defined(self) -> Self:
+        def known(where: str, name: str, *kinds: Any) -> None:
+            names = [known for kind in kinds for known in kind]
+            if name not in names:
+                raise ValueError(f"{where}: '{name}' is not defined{_nearest(name, names)}")
+
+        known("run", self.run, self.runs)
+        for name, source in self.sources.items():
+            known(f"sources.{name}.dataset", source.dataset, self.datasets)
+            wanted = "documents" if source.kind == "text" else "problems"
+            if self.datasets[source.dataset].kind != wanted:
+                raise ValueError(
+                    f"sources.{name}: kind '{source.kind}' needs a dataset of kind '{wanted}', "
+                    f"and '{source.dataset}' holds {self.datasets[source.dataset].kind}"
+                )
+        for name, evaluation in self.evals.items():
+            known(f"evals.{name}.dataset", evaluation.dataset, self.datasets)
+        for name, calibration in self.calibrations.items():
+            for key in calibration.sum or calibration.share or {}:
+                whole, _, part = key.rpartition(".")
+                if key in self.sources or not whole:
+                    known(f"calibrations.{name}", key, self.sources)
+                else:
+                    known(f"calibrations.{name}", whole, self.sources)
+                    parts = source_parts(self.sources[whole].kind)
+                    known(f"calibrations.{name}.{whole}", part, parts)
+        variants = self.variant_cells()
+        for name, run in self.runs.items():
+            for i, block in enumerate(run.cells):
+                where = f"runs.{name}.cells[{i}]"
+                for listed in ("models", "calibrations", "evals", "workloads"):
+                    for entry in getattr(block, listed):
+                        known(f"{where}.{listed}", entry, getattr(self, listed))
+                for entry in block.variants:
+                    known(f"{where}.variants", entry, self.variants, variants)
+            if run.heldout:
+                for role, kind in (("thoughts", "traces"), ("text", "text")):
+                    given = getattr(run.heldout, role)
+                    known(f"runs.{name}.heldout.{role}", given, self.sources)
+                    if self.sources[given].kind != kind:
+                        raise ValueError(
+                            f"runs.{name}.heldout.{role}: source '{given}' is of kind "
+                            f"'{self.sources[given].kind}', not '{kind}'"
+                        )
+        return self
+
+
+def source_parts(kind: str) -> tuple[str, ...]:
+    """The parts that a source's Hessians are stored in."""
+    return {"text": ("text",), "prompts": ("prompt",), "traces": ("prompt", "decode")}[kind]
+
+
+def _nearest(word: str, words: Any) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return (
+        f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(words)) or 'none'}"
+    )
+
+
+def _model_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:
+    """The model class whose key an error at `location` is about."""
+    model: Any = Config
+    for step in location[:-1]:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(step))
+            model = field.annotation if field else None
+        else:  # inside a dict or list: go on with what it holds
+            model = get_args(model)[-1] if get_args(model) else None
+        models = [kind for kind in get_args(model) if isinstance(kind, type)]
+        if models and issubclass(models[0], BaseModel) and type(None) in models:
+            model = models[0]
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _line(error: Any) -> str:
+    """One line for the first thing that pydantic found: where, what, and the nearest right word."""
+    location, message = error["loc"], error["msg"].removeprefix("Value error, ")
+    where = ".".join(str(step) for step in location if step != "[key]")
+    if error["type"] == "extra_forbidden":
+        model = _model_at(location)
+        message = f"unknown key{_nearest(str(location[-1]), model.model_fields if model else [])}"
+    elif error["type"] == "literal_error":
+        allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        message = f"'{error['input']}' is not known{_nearest(str(error['input']), allowed)}"
+    elif error["type"] == "missing":
+        message = "this key is missing"
+    elif not message.startswith(("give", "'")):
+        message = f"{message} (found: {str(error['input'])[:80]})" if where else message
+    return f"{where}: {message}" if where else message
+
+
+def validate(values: Any, file: str = "config.yaml") -> Config:
+    """Check what was read from `file`.
+
+    Raises:
+        RacError: one line that says where, what, and the nearest right word.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise RacError(f"{file}: {_line(error.errors()[0])}") from None
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file.
+
+    Raises:
+        RacError: unreadable, not YAML, or not what the schema says.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RacError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise RacError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return validate(values, str(path))
+
+
+def schema() -> str:
+    """The JSON schema of config.yaml, for editors."""
+    return json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,29 @@
+"""The datasets that ship with the package: word problems and a sample of C4, each split by hash."""
+
+from rac.config import Dataset
+from rac.errors import RacError
+from rac.models.reasoner import problems, text
+
+
+def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
+    """Rows of an embedded dataset's split, and its origin and licence.
+
+    Raises:
+        RacError: no such split, or `rows` is missing where the list is endless, or the kind is wrong.
+    """
+    kind = "documents" if dataset.embedded == "c4" else "problems"
+    splits = text.SPLITS if dataset.embedded == "c4" else problems.SPLITS
+    if dataset.kind != kind:
+        raise RacError(
+            f"datasets.{name}: '{dataset.embedded}' is of kind '{kind}': set kind: {kind}"
+        )
+    if dataset.split not in splits:
+        raise RacError(f"datasets.{name}: split '{dataset.split}' is none of {', '.join(splits)}")
+    if dataset.embedded == "c4":
+        documents = text.documents(dataset.split)
+        rows = [{"id": str(i), "text": document} for i, document in enumerate(documents)]
+        return rows, {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
+    if dataset.rows is None:
+        raise RacError(f"datasets.{name}: word problems have no end: set rows, such as rows: 200")
+    rows = problems.generate(dataset.split, dataset.rows, dataset.seed)
+    return rows, {"origin": "rac.models.reasoner.problems", "licence": "Apache-2.0"}

@@ -1,0 +1,42 @@
+"""Datasets from a file of the user's own: JSON lines (also gzip or zstandard) or parquet."""
+
+import gzip
+import json
+
+from rac.artifacts import read_jsonl
+from rac.config import Dataset
+from rac.errors import RacError
+
+
+def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
+    """All rows of `dataset.path` as they stand in it, and its origin.
+
+    Raises:
+        RacError: the file is missing, damaged or of another kind.
+    """
+    path = dataset.path
+    assert path is not None
+    suffixes = "".join(path.suffixes[-2:])
+    if not path.is_file():
+        raise RacError(f"datasets.{name}.path: {path} is missing")
+    if suffixes.endswith(".parquet"):
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise RacError(f"datasets.{name}.path: {path} is damaged: {error}") from None
+    elif suffixes.endswith(".jsonl.gz"):
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as lines:
+                rows = [json.loads(line) for line in lines]
+        except (OSError, EOFError, ValueError) as error:
+            raise RacError(f"datasets.{name}.path: {path} is damaged: {error}") from None
+    elif suffixes.endswith((".jsonl", ".jsonl.zst")):
+        rows = read_jsonl(path)
+    else:
+        raise RacError(
+            f"datasets.{name}.path: {path} is none of .jsonl, .jsonl.gz, .jsonl.zst, .parquet"
+        )
+    return rows, {"origin": str(path), "licence": "unknown"}

@@ -1,0 +1,93 @@
+"""Stage `generate`: a checkpoint's answers to the requests of an evaluation, kept for scoring and replay."""
+
+import shutil
+from pathlib import Path
+
+from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.config import Eval, Model
+from rac.engines.chunks import Prompt, sample_chunks
+from rac.models import checkpoint as checkpoints
+from rac.progress import progress
+
+
+def write_generations(
+    evaluation: Eval,
+    model: Model,
+    checkpoint: Path,
+    requests: Path,
+    code: str,
+    output: Path,
+    record: Path,
+) -> None:
+    """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
+
+    An interrupted stage goes on after its last whole chunk (`work/` beside the output).
+
+    Args:
+        evaluation: samples a problem, budget, batch and seed.
+        model: the dense model's definition (sampling, dtype), the same for all of its cells.
+        checkpoint: the dense or compressed Hugging Face folder.
+        requests: requests.jsonl.zst.
+        code: fingerprint of the code, so that parts of another version are thrown away.
+        output: generations.jsonl.zst.
+        record: generation.json.
+
+    Raises:
+        RacError: an input is missing or damaged.
+    """
+    tokenizer = checkpoints.load_tokenizer(checkpoint)
+    stop = set(checkpoints.stop_tokens(checkpoint))
+    asked = [(row, i) for i in range(evaluation.samples) for row in read_jsonl(requests)]
+    prompts = [Prompt(row["id"], i, row["token_ids"]) for row, i in asked]
+    inputs = {
+        "eval": evaluation.model_dump(mode="json"),
+        "sampling": model.sampling.model_dump(),
+        "dtype": model.dtype,
+        "weights": checkpoints.identity(checkpoint),
+        "requests": sha256_file(requests),
+        "code": code,
+    }
+    work = output.parent / "work"
+    with progress("generate", len(prompts) * evaluation.max_new_tokens) as update:
+        chunks = sample_chunks(
+            prompts,
+            evaluation.batch,
+            evaluation.seed,
+            model.sampling,
+            evaluation.max_new_tokens,
+            checkpoint,
+            "transformers",
+            model.dtype,
+            work,
+            inputs,
+            update,
+        )
+        samples = [sample for chunk in chunks for sample in chunk]
+    rows = []
+    for (request, i), sample in zip(asked, samples, strict=True):
+        ids = sample["token_ids"]
+        answer = ids[:-1] if ids and ids[-1] in stop else ids
+        rows.append(
+            {
+                "doc_id": request["doc_id"],
+                "id": request["id"],
+                "sample": i,
+                "seed": sample["seed"],
+                "token_ids": answer,
+                "text": tokenizer.decode(answer, skip_special_tokens=False),
+                "finish_reason": sample["finish_reason"],
+                "tokens": len(ids),
+            }
+        )
+    rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
+    seconds, tokens = (
+        sum(sample["seconds"] for sample in samples),
+        sum(row["tokens"] for row in rows),
+    )
+    write_jsonl(output, rows)
+    write_json(
+        record,
+        {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        | provenance(**inputs),
+    )
+    shutil.rmtree(work)

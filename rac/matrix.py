@@ -1,0 +1,245 @@
+"""The cell matrix: what a run consists of, and where each artefact of it lies.
+
+A cell is (model, calibration, variant); with an eval it is a row of results/summary.csv. Imports no torch:
+the Snakefile asks this module for names, paths and definitions, and holds no logic itself.
+"""
+
+import os
+from typing import NamedTuple
+
+from rac import __version__
+from rac.artifacts import sha256_json
+from rac.config import NEEDS_HESSIAN, Calibration, Config, Variant
+from rac.fingerprint import STAGES, fingerprint
+
+ANSWER_FILES = ("generations", "scores", "requests", "problems")
+
+
+class Cell(NamedTuple):
+    """One compressed model, or the dense one as (model, none, dense)."""
+
+    model: str
+    calibration: str
+    variant: str
+
+    @property
+    def folder(self) -> str:
+        """results/{model}/{calibration}/{variant}"""
+        return f"results/{self.model}/{self.calibration}/{self.variant}"
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is the dense model."""
+        return self.variant == "dense"
+
+    @property
+    def checkpoint(self) -> str:
+        """The cell's Hugging Face folder; the dense cell's is the model itself."""
+        return f"resources/models/{self.model}" if self.dense else f"{self.folder}/checkpoint"
+
+
+def dense_cell(model: str) -> Cell:
+    """The cell of the uncompressed model."""
+    return Cell(model, "none", "dense")
+
+
+class Plan(NamedTuple):
+    """What a run asks for, in the order of the table: dense first, then as config.yaml lists them."""
+
+    cells: list[Cell]
+    evals: list[tuple[Cell, str]]
+    workloads: list[tuple[Cell, str]]
+
+
+def plan(config: Config, run: str) -> Plan:
+    """Expand the blocks of `run`; a cell that several blocks name is one cell."""
+    variants = config.variant_cells()
+    cells: dict[Cell, None] = {}
+    evals: dict[tuple[Cell, str], None] = {}
+    workloads: dict[tuple[Cell, str], None] = {}
+    for block in config.runs[run].cells:
+        chosen = [
+            name
+            for entry in block.variants
+            for name in variants
+            if name == entry or (entry in config.variants and _family(name, entry, config))
+        ]
+        for model in block.models:
+            combined = [dense_cell(model)]
+            for calibration in block.calibrations:
+                for variant in chosen:
+                    needs = NEEDS_HESSIAN[variants[variant][1].solver]
+                    combined.append(Cell(model, calibration if needs else "none", variant))
+            for cell in combined:
+                cells[cell] = None
+                evals.update({(cell, name): None for name in block.evals})
+                if not cell.dense:
+                    workloads.update({(cell, name): None for name in block.workloads})
+    order = {cell: i for i, cell in enumerate(sorted(cells, key=lambda cell: not cell.dense))}
+    by_model = list(config.models)
+
+    def rank(cell: Cell) -> tuple[int, int]:
+        return by_model.index(cell.model), order[cell]
+
+    return Plan(
+        sorted(cells, key=rank),
+        sorted(evals, key=lambda pair: rank(pair[0])),
+        sorted(workloads, key=lambda pair: rank(pair[0])),
+    )
+
+
+def _family(name: str, variant: str, config: Config) -> bool:
+    sparsities = config.variants[variant].sparsity
+    return name in ({f"{variant}-{s:g}" for s in sparsities} if sparsities else {variant})
+
+
+def calibration_sources(calibration: Calibration, config: Config) -> list[str]:
+    """The sources whose Hessians a calibration adds up."""
+    keys = calibration.sum or calibration.share or {}
+    return sorted({key if key in config.sources else key.rpartition(".")[0] for key in keys})
+
+
+def _sparsity(variant: Variant | None) -> float | None:
+    """The share of zeros that a single variant asks for."""
+    if variant is None or variant.sparsity:
+        return variant.sparsity[0] if variant else None
+    kept, of = map(int, variant.pattern.split(":"))
+    return 1 - kept / of
+
+
+def restrict(config: Config) -> Config:
+    """Only the definitions that the active run's numbers hang on."""
+    run = config.runs[config.run]
+    blocks = run.cells
+
+    def used(kind: str) -> set[str]:
+        return {name for block in blocks for name in getattr(block, kind)}
+
+    sources = {
+        source
+        for name in used("calibrations")
+        for source in calibration_sources(config.calibrations[name], config)
+    }
+    if run.heldout:
+        sources |= {run.heldout.thoughts, run.heldout.text}
+    datasets = {config.sources[name].dataset for name in sources}
+    datasets |= {config.evals[name].dataset for name in used("evals")}
+    variants = {
+        name
+        for entry in used("variants")
+        for name in config.variants
+        if name == entry or (entry not in config.variants and _family(entry, name, config))
+    }
+    kept = {
+        "models": used("models"),
+        "datasets": datasets,
+        "sources": sources,
+        "calibrations": used("calibrations"),
+        "variants": variants,
+        "evals": used("evals"),
+        "workloads": used("workloads"),
+        "runs": {config.run},
+    }
+    values = config.model_dump(mode="json")
+    for kind, names in kept.items():
+        values[kind] = {name: value for name, value in values[kind].items() if name in names}
+    return Config.model_validate(values)
+
+
+def identity(config: Config) -> str:
+    """Hash of the definitions that the active run's numbers hang on."""
+    return sha256_json(restrict(config).model_dump(mode="json"))[:16]
+
+
+def code_version() -> str:
+    """Version of the package and fingerprint of the code that makes the numbers."""
+    shown = {"summary", "report"}
+    names = [name for stage, names in STAGES.items() if stage not in shown for name in names]
+    solvers = [f"rac.solvers.{name}" for name in NEEDS_HESSIAN]
+    return f"{__version__}+{fingerprint(*names, *solvers)}"
+
+
+def summary_files(config: Config) -> list[str]:
+    """Every file that the table of the active run is made from."""
+    rows = summary_cells(config)
+    kinds = ("dense_scores", "scores", "metrics", "generation", "diagnostics", "runtime")
+    files = [str(row[kind]) for row in rows for kind in kinds if row[kind]]
+    files += [cell.checkpoint for cell in plan(config, config.run).cells]
+    return list(dict.fromkeys(files))
+
+
+def summary_cells(config: Config) -> list[dict]:
+    """A dict a row of the table: what the cell is, and where its artefacts lie (None if not asked for)."""
+    run = config.runs[config.run]
+    cells, evals, workloads = plan(config, config.run)
+    variants = config.variant_cells()
+    rows = []
+    for cell in cells:
+        workload = next((name for other, name in workloads if other == cell), None)
+        pattern, variant = variants.get(cell.variant, ("", None))
+        names: list[str | None] = [name for other, name in evals if other == cell]
+        for name in names or [None]:
+            scored = f"{cell.folder}/{name}" if name else None
+            dense = f"{dense_cell(cell.model).folder}/{name}/scores.jsonl.zst"
+            rows.append(
+                cell._asdict()
+                | {
+                    "solver": variant.solver if variant else "none",
+                    "pattern": pattern,
+                    "sparsity_asked": _sparsity(variant),
+                    "dense": cell.dense,
+                    "eval": name,
+                    "dense_scores": dense if name and not cell.dense else None,
+                    "scores": f"{scored}/scores.jsonl.zst" if name else None,
+                    "metrics": f"{scored}/metrics.json" if name else None,
+                    "generation": f"{scored}/generation.json" if name else None,
+                    "compression": None if cell.dense else f"{cell.checkpoint}/compression.json",
+                    "diagnostics": f"{cell.folder}/diagnostics.json" if run.heldout else None,
+                    "runtime": f"{cell.folder}/runtime/{workload}.json" if workload else None,
+                    "model_json": f"resources/models/{cell.model}/model.json",
+                }
+            )
+    return rows
+
+
+def report_cells(config: Config) -> dict[str, list[dict]]:
+    """What the page shows beside the table: diagnostics and generations by cell, sources by model."""
+    run = config.runs[config.run]
+    rows = summary_cells(config)
+    keys = ("model", "calibration", "variant", "eval")
+    restricted = restrict(config)
+    return {
+        "diagnostics": [
+            {key: row[key] for key in keys[:3]} | {"path": row["diagnostics"]}
+            for row in {
+                (row["model"], row["calibration"], row["variant"]): row for row in rows
+            }.values()
+            if row["diagnostics"]
+        ],
+        "generations": [
+            {key: row[key] for key in keys}
+            | {
+                "generations": f"{os.path.dirname(row['scores'])}/generations.jsonl.zst",
+                "scores": row["scores"],
+                "requests": f"results/{row['model']}/requests/{row['eval']}/requests.jsonl.zst",
+                "problems": f"resources/datasets/{config.evals[row['eval']].dataset}/data.jsonl",
+            }
+            for row in rows
+            if row["eval"]
+        ],
+        "sources": [
+            {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}
+            for model in restricted.models
+            for name in restricted.sources
+            if run.heldout is None or name != run.heldout.text
+        ],
+    }
+
+
+def report_files(config: Config) -> list[str]:
+    """Every file that the page is made from, beside the table."""
+    cells = report_cells(config)
+    files = [row["path"] for row in cells["diagnostics"]]
+    files += [row[key] for row in cells["generations"] for key in ANSWER_FILES]
+    files += [os.path.dirname(row["index"]) for row in cells["sources"]]
+    return list(dict.fromkeys(files))

@@ -1,0 +1,158 @@
+"""What the rules ask of the configuration: each question is a function of the wildcards.
+
+A rule writes `ask("threads")`, and holds no logic itself. Imports no torch.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rac.config import Config, Heldout
+from rac.errors import RacError
+from rac.fingerprint import stage
+from rac.matrix import Cell, calibration_sources, restrict
+from rac.models.reasoner import WEIGHTS
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression that matches these names only."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def spec(config: Config, kind: str, wildcard: str) -> Callable[[Any], str]:
+    """The definition that a wildcard names, as JSON; CPU threads change no result and are left out."""
+    return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
+        exclude={"threads"}
+    )
+
+
+def ask(config: Config, question: str) -> Callable[[Any], Any]:
+    """One of the functions below, bound to the configuration."""
+    return partial(globals()[question], config)
+
+
+def threads(config: Config, wildcards: Any) -> int:
+    """CPU threads of a job that runs the model."""
+    return config.models[wildcards.model].threads or os.cpu_count() or 1
+
+
+def dataset_file(config: Config, wildcards: Any) -> list[str]:
+    """The user's own file that a dataset is read from."""
+    path = config.datasets[wildcards.dataset].path
+    return [str(path)] if path else []
+
+
+def dataset_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the dataset stage, with the text that an embedded dataset ships."""
+    embedded = config.datasets[wildcards.dataset].embedded == "c4"
+    return stage("dataset", *(["models/reasoner/text/c4.jsonl.gz"] if embedded else []))
+
+
+def model_files(config: Config, wildcards: Any) -> list[str]:
+    """The files of a model that is given as a local folder."""
+    path = config.models[wildcards.model].path
+    return (
+        sorted(map(str, path.glob("*.safetensors"))) + [str(path / "config.json")] if path else []
+    )
+
+
+def model_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the model stage, with the weights that the embedded model ships."""
+    embedded = config.models[wildcards.model].embedded
+    names = sorted(file.name for file in WEIGHTS.iterdir()) if embedded else []
+    return stage("model", *(f"models/reasoner/weights/{name}" for name in names))
+
+
+def source_dataset(config: Config, wildcards: Any) -> str:
+    """The rows that a source is made from."""
+    return f"resources/datasets/{config.sources[wildcards.source].dataset}/data.jsonl"
+
+
+def source_traces(config: Config, wildcards: Any) -> list[str]:
+    """The traces that a source of that kind is made from."""
+    traces = config.sources[wildcards.source].kind == "traces"
+    folder = f"results/{wildcards.model}/traces/{wildcards.source}"
+    return [f"{folder}/traces.jsonl.zst"] if traces else []
+
+
+def calibration_hessians(config: Config, wildcards: Any) -> list[str]:
+    """The stored Hessians that a calibration adds up."""
+    if wildcards.calibration == "none":
+        return []
+    sources = calibration_sources(config.calibrations[wildcards.calibration], config)
+    return [f"results/{wildcards.model}/hessians/{source}" for source in sources]
+
+
+def calibration_spec(config: Config, wildcards: Any) -> str:
+    """A calibration's weights as JSON; null where a solver needs no Hessian."""
+    if wildcards.calibration == "none":
+        return "null"
+    return config.calibrations[wildcards.calibration].model_dump_json()
+
+
+def variant_spec(config: Config, wildcards: Any) -> str:
+    """The definition of a single variant as JSON."""
+    return config.variant_cells()[wildcards.variant][1].model_dump_json()
+
+
+def variant_pattern(config: Config, wildcards: Any) -> str:
+    """The pattern of a single variant as `rac.solve` takes it."""
+    return config.variant_cells()[wildcards.variant][0]
+
+
+def compress_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the compress stage, of the variant's solver, and of the one it is warned against."""
+    solver = config.variant_cells()[wildcards.variant][1].solver
+    return stage("compress", f"rac.solvers.{solver}", "rac.solvers.magnitude")
+
+
+def checkpoint(config: Config, wildcards: Any) -> str:
+    """The cell's Hugging Face folder."""
+    return Cell(wildcards.model, wildcards.calibration, wildcards.variant).checkpoint
+
+
+def eval_dataset(config: Config, wildcards: Any) -> str:
+    """The problems of an eval."""
+    return f"resources/datasets/{config.evals[wildcards.eval].dataset}/data.jsonl"
+
+
+def eval_task(config: Config, wildcards: Any) -> str:
+    """The lm-eval task of an eval."""
+    return config.evals[wildcards.eval].task
+
+
+def heldout_hessians(config: Config, wildcards: Any) -> str:
+    """Hessians of the held-out thoughts of the active run."""
+    return f"results/{wildcards.model}/hessians/{_heldout(config).thoughts}"
+
+
+def heldout_thoughts(config: Config, wildcards: Any) -> str:
+    """Token sequences of the held-out thoughts of the active run."""
+    return f"results/{wildcards.model}/sources/{_heldout(config).thoughts}/sequences.safetensors"
+
+
+def heldout_text(config: Config, wildcards: Any) -> str:
+    """Token sequences of the held-out text of the active run."""
+    return f"results/{wildcards.model}/sources/{_heldout(config).text}/sequences.safetensors"
+
+
+def run_config(config: Config, wildcards: Any) -> str:
+    """The definitions that the active run hangs on, as JSON."""
+    return restrict(config).model_dump_json()
+
+
+def _heldout(config: Config) -> Heldout:
+    heldout = config.runs[config.run].heldout
+    if heldout is None:
+        raise RacError(f"runs.{config.run} has no 'heldout', which diagnostics measure on")
+    return heldout
+
+
+def show_table(file: str) -> None:
+    """Print the table, if this call of Snakemake has made one."""
+    path = Path(file)
+    if path.exists():
+        print(path.read_text(encoding="utf-8"))

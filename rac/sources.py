@@ -1,0 +1,130 @@
+"""Stage `sources`: token sequences that Hessians are taken over, from text, prompts or traces.
+
+Every source meets its token budget exactly (the last sequence is cut), so that calibrations compare at
+equal cost. Sequences are token ids as generated, never decoded and tokenized again.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rac.artifacts import atomic_file, read_jsonl
+from rac.config import Source
+from rac.errors import RacError
+from rac.models import checkpoint
+
+
+class Sequence(NamedTuple):
+    """Token ids, int64 [length], of which the first `prompt_length` are the prompt."""
+
+    token_ids: torch.Tensor
+    prompt_length: int
+
+
+def cut_to_budget(
+    sequences: Iterable[tuple[list[int], int]], tokens: int, name: str
+) -> Iterator[Sequence]:
+    """Take sequences (token ids, prompt length) in order until `tokens` are taken; cut the last one.
+
+    Raises:
+        RacError: there are fewer tokens than the budget.
+    """
+    left = tokens
+    for ids, prompt_length in sequences:
+        if left == 0:
+            return
+        ids = ids[:left]
+        left -= len(ids)
+        yield Sequence(torch.tensor(ids), min(prompt_length, len(ids)))
+    if left:
+        raise RacError(
+            f"source '{name}' holds {tokens - left} tokens and its budget is {tokens}: "
+            "give its dataset more rows, or lower 'tokens'"
+        )
+
+
+def text_windows(
+    documents: Iterable[list[int]], window: int, stop: int
+) -> Iterator[tuple[list[int], int]]:
+    """Join tokenized documents, a stop token after each, and cut them into windows of `window` tokens."""
+    stream = itertools.chain.from_iterable([*ids, stop] for ids in documents)
+    while ids := list(itertools.islice(stream, window)):
+        yield ids, len(ids)
+
+
+def prompt_ids(problem: dict, source: Source, tokenizer) -> list[int]:
+    """Token ids of the prompt that asks for an answer to `problem`, by the model's chat template."""
+    said = [{"role": "user", "content": source.prompt.replace("{problem}", problem["problem"])}]
+    return tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+
+
+def write_sequences(
+    source: Source, name: str, model: Path, dataset: Path, traces: Path | None, output: Path
+) -> None:
+    """Write the token sequences of a source.
+
+    Args:
+        source: its definition.
+        name: its name, for messages.
+        model: the dense model's folder (tokenizer, chat template).
+        dataset: the dataset's data.jsonl.
+        traces: traces.jsonl.zst for a source of kind `traces`.
+        output: the safetensors file: token_ids int32 [tokens], lengths and prompt_lengths int32 [sequences].
+
+    Raises:
+        RacError: the budget cannot be met, or an input is missing or damaged.
+    """
+    sequences: Iterable[tuple[list[int], int]]
+    if traces is not None:
+        sequences = ((row["token_ids"], row["prompt_length"]) for row in read_jsonl(traces))
+    else:
+        tokenizer = checkpoint.load_tokenizer(model)
+        rows = read_jsonl(dataset)
+        if source.kind == "prompts":
+            prompts = (prompt_ids(row, source, tokenizer) for row in rows)
+            sequences = ((ids, len(ids)) for ids in prompts)
+        else:
+            texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
+            sequences = text_windows(texts, source.window, checkpoint.stop_tokens(model)[0])
+    taken = list(cut_to_budget(sequences, source.tokens, name))
+    tensors = {
+        "token_ids": torch.cat([sequence.token_ids for sequence in taken]).int(),
+        "lengths": torch.tensor([len(sequence.token_ids) for sequence in taken]).int(),
+        "prompt_lengths": torch.tensor([sequence.prompt_length for sequence in taken]).int(),
+    }
+    with atomic_file(output) as temporary:
+        save_file(tensors, temporary, {"kind": source.kind, "model": checkpoint.identity(model)})
+
+
+def read(path: Path) -> list[Sequence]:
+    """The sequences of a file that `write_sequences` wrote.
+
+    Raises:
+        RacError: missing or damaged, with the path.
+    """
+    with _opened(path) as file:
+        token_ids, lengths, prompt_lengths = (
+            file.get_tensor(key) for key in ("token_ids", "lengths", "prompt_lengths")
+        )
+    pieces = token_ids.long().split(lengths.tolist())
+    return [Sequence(ids, n) for ids, n in zip(pieces, prompt_lengths.tolist(), strict=True)]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """`kind` of the source and `model` (weights_sha256) that a file of sequences was written for."""
+    with _opened(path) as file:
+        return file.metadata()
+
+
+def _opened(path: Path):
+    try:
+        return safe_open(path, "pt")
+    except FileNotFoundError:
+        raise RacError(f"{path} is missing") from None
+    except SafetensorError as error:
+        raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None

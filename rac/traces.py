@@ -1,0 +1,88 @@
+"""Stage `traces`: on-policy chains of thought, sampled from the dense model until a token budget is met."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.config import Model, Source
+from rac.engines.chunks import Prompt, sample_chunks
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.progress import progress
+from rac.sources import prompt_ids
+
+
+def write_traces(
+    source: Source, name: str, model: Model, folder: Path, dataset: Path, code: str, output: Path
+) -> None:
+    """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
+
+    Which samples are taken does not depend on interruptions. An interrupted stage goes on after its last
+    whole chunk (`work/` beside the output).
+
+    Args:
+        source: the source's definition; name: its name.
+        model: the model's definition; folder: its Hugging Face folder.
+        dataset: the dataset's data.jsonl.
+        code: fingerprint of the code, so that parts of another version are thrown away.
+        output: traces.jsonl.zst; info.json with counts and provenance is written beside it.
+
+    Raises:
+        RacError: all prompts together give fewer tokens than the budget, or an input is damaged.
+    """
+    tokenizer = checkpoint.load_tokenizer(folder)
+    problems = read_jsonl(dataset)
+    prompts = [Prompt(row["id"], 0, prompt_ids(row, source, tokenizer)) for row in problems]
+    inputs = {
+        "source": source.model_dump(mode="json"),
+        "sampling": model.sampling.model_dump(),
+        "dtype": model.dtype,
+        "weights": checkpoint.identity(folder),
+        "dataset": sha256_file(dataset),
+        "code": code,
+    }
+    work = output.parent / "work"
+    rows, tokens = [], 0
+    with progress(f"traces {name}", source.tokens) as update:
+        chunks = sample_chunks(
+            prompts,
+            source.batch,
+            source.seed,
+            model.sampling,
+            source.max_new_tokens,
+            folder,
+            "transformers",
+            model.dtype,
+            work,
+            inputs,
+            update,
+        )
+        samples = itertools.chain.from_iterable(chunks)
+        for prompt, sample in zip(prompts, samples, strict=False):
+            token_ids = prompt.token_ids + sample["token_ids"]
+            rows.append(
+                {key: sample[key] for key in ("id", "sample", "seed")}
+                | {"token_ids": token_ids, "prompt_length": len(prompt.token_ids)}
+                | {"finish_reason": sample["finish_reason"]}
+            )
+            tokens += len(token_ids)
+            if tokens >= source.tokens:
+                break
+        else:
+            raise RacError(
+                f"source '{name}': {len(prompts)} traces hold {tokens} tokens and its budget is "
+                f"{source.tokens}: give its dataset more rows, or lower 'tokens'"
+            )
+    write_jsonl(output, rows)
+    write_json(
+        output.parent / "info.json",
+        {
+            "traces": len(rows),
+            "tokens": tokens,
+            "prompt_tokens": sum(row["prompt_length"] for row in rows),
+            "finished": sum(row["finish_reason"] == "stop" for row in rows) / len(rows),
+        }
+        | provenance(**inputs),
+    )
+    shutil.rmtree(work)

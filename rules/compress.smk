@@ -1,0 +1,25 @@
+rule compress:
+    input:
+        model="resources/models/{model}",
+        hessians=ask("calibration_hessians"),
+    output:
+        directory("results/{model}/{calibration}/{variant}/checkpoint"),
+    log:
+        "logs/{model}/{calibration}/{variant}/compress.log",
+    benchmark:
+        "results/{model}/benchmarks/compress/{calibration}/{variant}.tsv"
+    conda:
+        "../envs/rac.yaml"
+    threads: ask("threads")
+    params:
+        spec=ask("variant_spec"),
+        calibration=ask("calibration_spec"),
+        pattern=ask("variant_pattern"),
+        hessians=lambda wildcards, input: [
+            f"--hessians={path}" for path in input.hessians
+        ],
+        code=ask("compress_code"),
+    shell:
+        "python -m rac compress --spec {params.spec:q} --calibration-spec {params.calibration:q}"
+        " --pattern {params.pattern:q} --model {input.model:q} {params.hessians:q}"
+        " --output {output:q} > {log:q} 2>&1"

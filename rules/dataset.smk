@@ -1,0 +1,17 @@
+rule dataset:
+    input:
+        ask("dataset_file"),
+    output:
+        data="resources/datasets/{dataset}/data.jsonl",
+        meta="resources/datasets/{dataset}/meta.json",
+    log:
+        "logs/datasets/{dataset}.log",
+    conda:
+        "../envs/rac.yaml"
+    params:
+        spec=spec("datasets", "dataset"),
+        folder="resources/datasets/{dataset}",
+        code=ask("dataset_code"),
+    shell:
+        "python -m rac dataset --spec {params.spec:q} --name {wildcards.dataset}"
+        " --output {params.folder:q} > {log:q} 2>&1"

@@ -1,0 +1,22 @@
+rule generate:
+    input:
+        checkpoint=ask("checkpoint"),
+        requests="results/{model}/requests/{eval}/requests.jsonl.zst",
+    output:
+        generations="results/{model}/{calibration}/{variant}/{eval}/generations.jsonl.zst",
+        record="results/{model}/{calibration}/{variant}/{eval}/generation.json",
+    log:
+        "logs/{model}/{calibration}/{variant}/{eval}/generate.log",
+    benchmark:
+        "results/{model}/benchmarks/generate/{calibration}/{variant}/{eval}.tsv"
+    conda:
+        "../envs/rac.yaml"
+    threads: ask("threads")
+    params:
+        spec=spec("evals", "eval"),
+        model=spec("models", "model"),
+        code=stage("generate"),
+    shell:
+        "python -m rac generate --spec {params.spec:q} --model-spec {params.model:q}"
+        " --checkpoint {input.checkpoint:q} --requests {input.requests:q} --code {params.code}"
+        " --output {output.generations:q} --record {output.record:q} > {log:q} 2>&1"

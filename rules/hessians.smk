@@ -1,0 +1,19 @@
+rule hessians:
+    input:
+        model="resources/models/{model}",
+        sequences="results/{model}/sources/{source}/sequences.safetensors",
+    output:
+        directory("results/{model}/hessians/{source}"),
+    log:
+        "logs/{model}/hessians/{source}.log",
+    benchmark:
+        "results/{model}/benchmarks/hessians/{source}.tsv"
+    conda:
+        "../envs/rac.yaml"
+    threads: ask("threads")
+    params:
+        model=spec("models", "model"),
+        code=stage("hessians"),
+    shell:
+        "python -m rac hessians --model-spec {params.model:q} --model {input.model:q}"
+        " --sequences {input.sequences:q} --output {output:q} > {log:q} 2>&1"

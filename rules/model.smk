@@ -1,0 +1,15 @@
+rule model:
+    input:
+        ask("model_files"),
+    output:
+        directory("resources/models/{model}"),
+    log:
+        "logs/models/{model}.log",
+    conda:
+        "../envs/rac.yaml"
+    params:
+        spec=spec("models", "model"),
+        code=ask("model_code"),
+    shell:
+        "python -m rac model --spec {params.spec:q} --name {wildcards.model}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,21 @@
+rule report:
+    input:
+        summary="results/summary.csv",
+        comparisons="results/comparisons.csv",
+        files=matrix.report_files(settings),
+    output:
+        report(
+            "results/report.html",
+            caption="../docs/captions/report.rst",
+            category="Results",
+        ),
+    log:
+        "logs/report.log",
+    conda:
+        "../envs/rac.yaml"
+    params:
+        config=ask("run_config"),
+        code=stage("report"),
+    shell:
+        "python -m rac report --config {params.config:q} --summary {input.summary:q}"
+        " --comparisons {input.comparisons:q} --output {output:q} > {log:q} 2>&1"

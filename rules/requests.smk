@@ -1,0 +1,16 @@
+rule requests:
+    input:
+        model="resources/models/{model}",
+        dataset=ask("eval_dataset"),
+    output:
+        "results/{model}/requests/{eval}/requests.jsonl.zst",
+    log:
+        "logs/{model}/requests/{eval}.log",
+    conda:
+        "../envs/rac.yaml"
+    params:
+        task=ask("eval_task"),
+        code=stage("requests"),
+    shell:
+        "python -m rac requests --task {params.task:q} --dataset {input.dataset:q}"
+        " --model {input.model:q} --output {output:q} > {log:q} 2>&1"

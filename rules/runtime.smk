@@ -1,0 +1,19 @@
+rule runtime:
+    input:
+        model="resources/models/{model}",
+        checkpoint=ask("checkpoint"),
+    output:
+        "results/{model}/{calibration}/{variant}/runtime/{workload}.json",
+    log:
+        "logs/{model}/{calibration}/{variant}/runtime/{workload}.log",
+    conda:
+        "../envs/rac.yaml"
+    threads: workflow.cores or 1  # alone on the machine, so that nothing else is in the times
+    params:
+        spec=spec("workloads", "workload"),
+        model=spec("models", "model"),
+        code=stage("runtime"),
+    shell:
+        "python -m rac runtime --spec {params.spec:q} --model-spec {params.model:q}"
+        " --model {input.model:q} --checkpoint {input.checkpoint:q} --output {output:q}"
+        " > {log:q} 2>&1"

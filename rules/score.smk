@@ -1,0 +1,21 @@
+rule score:
+    input:
+        dataset=ask("eval_dataset"),
+        requests="results/{model}/requests/{eval}/requests.jsonl.zst",
+        generations="results/{model}/{calibration}/{variant}/{eval}/generations.jsonl.zst",
+    output:
+        scores="results/{model}/{calibration}/{variant}/{eval}/scores.jsonl.zst",
+        metrics="results/{model}/{calibration}/{variant}/{eval}/metrics.json",
+    log:
+        "logs/{model}/{calibration}/{variant}/{eval}/score.log",
+    benchmark:
+        "results/{model}/benchmarks/score/{calibration}/{variant}/{eval}.tsv"
+    conda:
+        "../envs/rac.yaml"
+    params:
+        spec=spec("evals", "eval"),
+        code=stage("score"),
+    shell:
+        "python -m rac score --spec {params.spec:q} --dataset {input.dataset:q}"
+        " --requests {input.requests:q} --generations {input.generations:q}"
+        " --scores {output.scores:q} --metrics {output.metrics:q} > {log:q} 2>&1"

@@ -1,0 +1,18 @@
+rule sources:
+    input:
+        model="resources/models/{model}",
+        dataset=ask("source_dataset"),
+        traces=ask("source_traces"),
+    output:
+        "results/{model}/sources/{source}/sequences.safetensors",
+    log:
+        "logs/{model}/sources/{source}.log",
+    conda:
+        "../envs/rac.yaml"
+    params:
+        spec=spec("sources", "source"),
+        traces=lambda wildcards, input: [f"--traces={path}" for path in input.traces],
+        code=stage("sources"),
+    shell:
+        "python -m rac sources --spec {params.spec:q} --name {wildcards.source} --model {input.model:q}"
+        " --dataset {input.dataset:q} {params.traces:q} --output {output:q} > {log:q} 2>&1"

@@ -1,0 +1,18 @@
+rule summary:
+    input:
+        matrix.summary_files(settings),
+    output:
+        summary="results/summary.csv",
+        comparisons="results/comparisons.csv",
+        table="results/summary.txt",
+    log:
+        "logs/summary.log",
+    conda:
+        "../envs/rac.yaml"
+    params:
+        config=ask("run_config"),
+        code_version=matrix.code_version(),
+        code=stage("summary"),
+    shell:
+        "python -m rac summary --config {params.config:q} --code-version {params.code_version}"
+        " --output {output.summary:q} > {log:q} 2>&1"

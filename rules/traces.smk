@@ -1,0 +1,22 @@
+rule traces:
+    input:
+        model="resources/models/{model}",
+        dataset=ask("source_dataset"),
+    output:
+        traces="results/{model}/traces/{source}/traces.jsonl.zst",
+        info="results/{model}/traces/{source}/info.json",
+    log:
+        "logs/{model}/traces/{source}.log",
+    benchmark:
+        "results/{model}/benchmarks/traces/{source}.tsv"
+    conda:
+        "../envs/rac.yaml"
+    threads: ask("threads")
+    params:
+        spec=spec("sources", "source"),
+        model=spec("models", "model"),
+        code=stage("traces"),
+    shell:
+        "python -m rac traces --spec {params.spec:q} --name {wildcards.source}"
+        " --model-spec {params.model:q} --model {input.model:q} --dataset {input.dataset:q}"
+        " --code {params.code} --output {output.traces:q} > {log:q} 2>&1"

@@ -1,0 +1,113 @@
+"""A tiny random model and sequences for it, made in a second, for tests that need a folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from rac.artifacts import write_json
+from rac.models import checkpoint, weights
+from rac.models.reasoner import WEIGHTS
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def _save_model(model, folder: Path) -> Path:
+    """Write a model as the `model` stage leaves it, with the reasoner's tokenizer."""
+    from rac.linear import groups
+
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(WEIGHTS / name, folder / name)
+    write_json(
+        folder / "model.json",
+        {"weights_sha256": weights.sha256(folder), "linear_groups": groups(model)},
+    )
+    return folder
+
+
+def _random_qwen2(seed: int = 0, **settings):
+    """A random Qwen2 of 2 blocks, its weights large enough that tokens differ in activations."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(WEIGHTS)
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        "qwen2",
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "initializer_range": 0.2,
+            "tie_word_embeddings": True,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            **settings,
+        },
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="session")
+def random_qwen2():
+    """A function (seed=0, **settings of the configuration) → random Qwen2."""
+    return _random_qwen2
+
+
+@pytest.fixture(scope="session")
+def save_model():
+    """A function (model, folder) → the folder, with tokenizer and model.json."""
+    return _save_model
+
+
+@pytest.fixture(scope="session")
+def write_sequences():
+    """A function (path, model folder, kind, lengths, seed=0) → path of a source's sequences."""
+    return _write_sequences
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of a random Qwen2 of 2 blocks with model.json. Read it, do not write to it."""
+    return _save_model(_random_qwen2(), tmp_path_factory.mktemp("models") / "tiny")
+
+
+def _write_sequences(path: Path, model: Path, kind: str, lengths: list[int], seed: int = 0) -> Path:
+    """A file of random sequences of the given lengths; of traces, about a third is the prompt."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(lengths)
+    prompts = [max(length // 3, 1) if kind == "traces" else length for length in lengths]
+    tensors = {
+        "token_ids": torch.randint(3, 700, (total,), generator=generator).int(),
+        "lengths": torch.tensor(lengths).int(),
+        "prompt_lengths": torch.tensor(prompts).int(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, {"kind": kind, "model": checkpoint.identity(model)})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_hessians(tiny_model, tmp_path_factory) -> dict[str, Path]:
+    """Hessians of two sources of the tiny model: `traces` and `text`. Read them, do not write."""
+    from rac.hessians import accumulate
+
+    folder = tmp_path_factory.mktemp("tiny")
+    stored = {}
+    for seed, source in enumerate(("traces", "text")):
+        sequences = folder / "sources" / source / "sequences.safetensors"
+        _write_sequences(sequences, tiny_model, source, [40, 17, 3, 64, 29], seed)
+        stored[source] = folder / "hessians" / source
+        accumulate(tiny_model, sequences, "float32", stored[source])
+    return stored

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+import rac.models
+from rac.artifacts import write_jsonl
+from rac.config import Eval
+from rac.evaluate.requests import build_requests
+
+PROBLEMS = [
+    ("half", "What is 1/2?", "\\frac{1}{2}"),
+    ("seven", "What is 3+4?", "7"),
+    ("ten", "5+5?", "10"),
+]
+
+
+@pytest.fixture(scope="session")
+def checkpoint() -> Path:
+    """A folder with a tokenizer whose chat template opens a thought."""
+    return Path(rac.models.__file__).parent / "reasoner" / "weights"
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory, checkpoint) -> Path:
+    """A folder with data.jsonl of three problems and their requests.jsonl.zst."""
+    folder = tmp_path_factory.mktemp("bench")
+    rows = [{"id": key, "problem": text, "answer": answer} for key, text, answer in PROBLEMS]
+    write_jsonl(folder / "data.jsonl", rows)
+    evaluation = Eval(task="word_problems", dataset="bench")
+    build_requests(
+        evaluation.task, folder / "data.jsonl", checkpoint, folder / "requests.jsonl.zst"
+    )
+    return folder

@@ -1,0 +1,273 @@
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rac.evaluate
+from rac.artifacts import read_json, read_jsonl, write_jsonl
+from rac.config import Eval
+from rac.errors import RacError
+from rac.evaluate.requests import build_requests
+from rac.evaluate.score import score
+
+IDS = ["half", "seven", "ten"]
+# (text, finish reason, tokens) of each problem's three samples; the prompt has opened the thought.
+ANSWERS = [
+    [
+        (r"so</think>\boxed{\frac{1}{2}}", "stop", 10),
+        (r"so</think>\boxed{2/4}", "stop", 20),
+        (r"so \boxed{\frac{1}{2}}", "length", 100),
+    ],
+    [
+        (r"so</think>\boxed{8}", "stop", 30),
+        (r"so</think>\boxed{7} and so on", "length", 100),
+        (r"so \boxed{7}", "stop", 40),
+    ],
+    [
+        ("so</think><script>alert(1)</script>", "stop", 10),
+        (r"so</think>" + r"\boxed{" * 20_000, "length", 100),
+        (r"so</think>\boxed{__import__('os').system('touch pwned')}", "stop", 10),
+    ],
+]
+VERDICTS = [  # correct, reason, finished
+    [(True, "exact", True), (True, "equal", True), (False, "unfinished thought", False)],
+    [(False, "different", True), (True, "exact", False), (False, "unfinished thought", False)],
+    [(False, "no boxed answer", True), (False, "unfinished", False), (False, "different", True)],
+]
+
+
+def generations(samples=3):
+    return [
+        {
+            "doc_id": doc_id,
+            "id": IDS[doc_id],
+            "sample": sample,
+            "seed": 0,
+            "token_ids": [1],
+            "text": text,
+            "finish_reason": finish_reason,
+            "tokens": tokens,
+        }
+        for doc_id in range(3)
+        for sample, (text, finish_reason, tokens) in enumerate(ANSWERS[doc_id][:samples])
+    ]
+
+
+def scored(bench, folder, rows, samples=3, task="word_problems", data=None):
+    write_jsonl(folder / "generations.jsonl.zst", rows)
+    score(
+        Eval(task=task, dataset="bench", samples=samples),
+        data or bench / "data.jsonl",
+        bench / "requests.jsonl.zst",
+        folder / "generations.jsonl.zst",
+        folder / "scores.jsonl.zst",
+        folder / "metrics.json",
+    )
+    return read_jsonl(folder / "scores.jsonl.zst"), read_json(folder / "metrics.json")
+
+
+def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows, metrics = scored(bench, tmp_path, generations())
+    assert rows == [
+        {
+            "doc_id": doc_id,
+            "id": IDS[doc_id],
+            "sample": sample,
+            "correct": correct,
+            "reason": reason,
+            "finished": finished,
+            "tokens": ANSWERS[doc_id][sample][2],
+        }
+        for doc_id in range(3)
+        for sample, (correct, reason, finished) in enumerate(VERDICTS[doc_id])
+    ]
+    # Per problem 2/3, 1/3 and 0 are correct; 2/3, 1/3 and 2/3 finished; 130/3, 170/3 and 40 tokens.
+    assert metrics == {
+        "problems": 3,
+        "samples": 3,
+        "accuracy": pytest.approx(1 / 3),
+        "accuracy_se": pytest.approx(1 / 3 / math.sqrt(3)),
+        "finished": pytest.approx(5 / 9),
+        "finished_se": pytest.approx(1 / 9),
+        "tokens_mean": pytest.approx(420 / 9),
+        "tokens_mean_se": pytest.approx(math.sqrt(((-10) ** 2 + 30**2 + (-20) ** 2) / 9 / 2 / 3)),
+        "tokens_median": 30,
+        "tokens_p95": 100,
+        "reasons": {
+            "exact": 2,
+            "different": 2,
+            "unfinished thought": 2,
+            "equal": 1,
+            "no boxed answer": 1,
+            "unfinished": 1,
+        },
+        "lm_eval": {"correct,all": pytest.approx(1 / 3)},
+    }
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_one_sample_of_one_problem_has_no_standard_error(bench, tmp_path, checkpoint):
+    write_jsonl(tmp_path / "data.jsonl", read_jsonl(bench / "data.jsonl")[:1])
+    evaluation = Eval(task="word_problems", dataset="bench")
+    build_requests(
+        evaluation.task, tmp_path / "data.jsonl", checkpoint, tmp_path / "requests.jsonl.zst"
+    )
+    _, metrics = scored(tmp_path, tmp_path, generations()[:1], samples=1)
+    assert (metrics["accuracy"], metrics["accuracy_se"]) == (1, None)
+
+
+def test_requests_that_changed_are_refused(bench, tmp_path):
+    rows = read_jsonl(bench / "data.jsonl")
+    rows[1]["problem"] = "What is 3+5?"
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    with pytest.raises(
+        RacError, match="problem 1 is not the one that was answered.*generate again"
+    ):
+        scored(bench, tmp_path, generations(), data=tmp_path / "data.jsonl")
+    write_jsonl(tmp_path / "data.jsonl", read_jsonl(bench / "data.jsonl")[:2])
+    with pytest.raises(RacError, match="other problems.*generate again"):
+        scored(bench, tmp_path, generations(), data=tmp_path / "data.jsonl")
+    assert not (tmp_path / "scores.jsonl.zst").exists()
+
+
+def test_generations_that_are_not_those_asked_for_are_refused(bench, tmp_path):
+    rows = generations()
+    with pytest.raises(RacError, match="lacks 1 of 9 generations"):
+        scored(bench, tmp_path, rows[:-1])
+    with pytest.raises(RacError, match="lacks 3 of 12 generations"):
+        scored(bench, tmp_path, rows, samples=4)
+    with pytest.raises(RacError, match="sample 2 of problem 'half' answers no request"):
+        scored(bench, tmp_path, rows, samples=2)
+    with pytest.raises(RacError, match="one twice"):
+        scored(bench, tmp_path, [*rows, rows[0]])
+    with pytest.raises(RacError, match="problem 'other'"):
+        scored(bench, tmp_path, [{**rows[0], "id": "other"}, *rows[1:]])
+
+
+def test_a_task_of_lm_eval_sees_the_answer_after_the_thought(bench, tmp_path, checkpoint):
+    """Its stop strings cut the answer, its metric decides, and an unfinished thought is wrong."""
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "task: mine\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{problem}}'\ndoc_to_target: '{{answer}}'\nrepeats: 5\n"
+        'generation_kwargs: {until: ["\\n\\n"], do_sample: false}\n'
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    )
+    rows = generations(samples=2)
+    texts = [
+        "7</think>\n\n\\frac{1}{2}\n\nDone",
+        "x</think>1/2",
+        "7",
+        "8</think>7",
+        "10",
+        "</think>10",
+    ]
+    for row, text in zip(rows, texts, strict=True):
+        row["text"] = text
+        row["finish_reason"] = "stop"
+    evaluation = Eval(task=str(task), dataset="bench", samples=2)
+    build_requests(
+        evaluation.task, bench / "data.jsonl", checkpoint, tmp_path / "requests.jsonl.zst"
+    )
+    scores, metrics = scored(
+        tmp_path, tmp_path, rows, samples=2, task=str(task), data=bench / "data.jsonl"
+    )
+    assert [(row["correct"], row["reason"]) for row in scores] == [
+        (True, "exact_match"),
+        (False, "exact_match"),
+        (False, "unfinished thought"),
+        (True, "exact_match"),
+        (False, "unfinished thought"),
+        (True, "exact_match"),
+    ]
+    assert metrics["accuracy"] == metrics["lm_eval"]["exact_match,none"] == 0.5
+
+
+def test_few_shot_examples_are_other_problems_and_the_same_in_each_pass(tmp_path, checkpoint):
+    data = tmp_path / "data.jsonl"
+    rows = [
+        {"id": f"p{i}", "question": f"What is {i} + {i}?", "answer": f"It is\n#### {2 * i}"}
+        for i in range(7)
+    ]
+    write_jsonl(data, rows)
+    evaluation = Eval(task="gsm8k", dataset="d", samples=2)
+    build_requests(evaluation.task, data, checkpoint, tmp_path / "requests.jsonl.zst")
+    for request, row in zip(read_jsonl(tmp_path / "requests.jsonl.zst"), rows, strict=True):
+        asked = [m["content"] for m in request["messages"] if m["role"] == "user"]
+        assert len(asked) == 6 and row["question"] in asked[-1]
+        assert not any(row["question"] in shot for shot in asked[:-1])
+    answers = [
+        {
+            "doc_id": i,
+            "id": f"p{i}",
+            "sample": sample,
+            "text": f"#### 99 </think>\n\n#### {2 * i + (sample and i % 2)}",
+            "finish_reason": "stop",
+            "tokens": 1,
+        }
+        for i in range(7)
+        for sample in range(2)
+    ]
+    _, metrics = scored(tmp_path, tmp_path, answers, samples=2, task="gsm8k")
+    assert metrics["accuracy"] == pytest.approx(11 / 14)  # sample 1 is wrong for 1, 3 and 5
+    assert metrics["lm_eval"] == {
+        "exact_match,strict-match": pytest.approx(11 / 14),
+        "exact_match,flexible-extract": pytest.approx(11 / 14),
+    }
+
+
+def test_a_metric_that_is_not_right_or_wrong_is_refused(bench, tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "task: mine\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{problem}}'\ndoc_to_target: '{{answer}}'\n"
+        "process_results: !function length.process_results\n"
+        "metric_list: [{metric: length, aggregation: mean, higher_is_better: true}]\n"
+    )
+    (tmp_path / "length.py").write_text(
+        "def process_results(doc, results):\n    return {'length': len(results[0])}\n"
+    )
+    with pytest.raises(RacError, match="its first metric, 'length', which gave"):
+        scored(bench, tmp_path, generations(), task=str(task))
+
+
+def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
+    write_jsonl(tmp_path / "generations.jsonl.zst", generations())
+    code = (
+        "import sys; from pathlib import Path; from rac.config import Eval\n"
+        "from rac.evaluate.score import score\n"
+        "bench, out = map(Path, sys.argv[1:])\n"
+        "score(Eval(task='word_problems', dataset='d', samples=3), bench / 'data.jsonl',\n"
+        "      bench / 'requests.jsonl.zst', out / 'generations.jsonl.zst', out / 's.jsonl.zst',\n"
+        "      out / 'm.json')\n"
+        "assert not {'torch', 'transformers', 'sympy', 'scipy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(bench), str(tmp_path)], check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
+    rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
+    for name in ("problems-test", "math500"):
+        write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", rows)
+    tasks = Path(rac.evaluate.__file__).parent / "tasks"
+    command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(tasks)]
+    command += ["--tasks", "word_problems,math500", "--model", "dummy", "--output_path", "out"]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    results = read_json(file)["results"]
+    for name in ("word_problems", "math500"):
+        assert results[name]["correct,all"] == 0  # the dummy model always says "lol"
+        assert results[name]["reason,all"] == {"no boxed answer": 3}

@@ -1,0 +1,162 @@
+"""A run's artefacts, made up: what the stages before `summary` would have written."""
+
+from pathlib import Path
+
+import pytest
+
+from rac.artifacts import write_json, write_jsonl
+from rac.evaluate.score import summarise
+
+DENSE = {"calibration": "none", "variant": "dense"}
+
+
+def cell(
+    calibration,
+    variant,
+    correct,
+    solver="sparsegpt",
+    pattern="unstructured 0.5",
+    sparsity=0.5,
+    **more,
+):
+    """A compressed cell: its names and, a problem, whether it is answered right."""
+    names = {"calibration": calibration, "variant": variant, "solver": solver, "pattern": pattern}
+    return names | {"sparsity_asked": sparsity, "correct": correct} | more
+
+
+def dense(correct, **more):
+    """The dense cell."""
+    none = {"solver": "none", "pattern": "", "sparsity_asked": None}
+    return DENSE | none | {"correct": correct} | more
+
+
+class Run(dict):
+    """Arguments of `summarize` and `report`."""
+
+
+def write_run(root: Path, cells: list[dict], model: str = "tiny", name: str = "sums") -> Run:
+    """Write the artefacts of `cells`, and say where they are as `rac.matrix` would.
+
+    A cell's optional keys: tokens, finished, texts (a problem), errors (decode, prompt), losses
+    (thoughts, text), layers (a list of them), runtime.
+    """
+    run = Run(cells=[], diagnostics=[], generations=[], sources=[])
+    model_json = root / f"resources/models/{model}/model.json"
+    sizes = {"parameters": 1000, "nonzero_parameters": 1000, "bytes_on_disk": 4000}
+    write_json(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
+    data = root / "resources/datasets/problems/data.jsonl"
+    requests = root / f"results/{model}/requests/{name}/requests.jsonl.zst"
+    count = len(cells[0]["correct"])
+    write_jsonl(
+        data, [{"id": f"p{i}", "problem": f"What is {i}?", "answer": str(i)} for i in range(count)]
+    )
+    write_jsonl(
+        requests, [{"doc_id": i, "id": f"p{i}", "token_ids": [1] * 10} for i in range(count)]
+    )
+    for given in cells:
+        folder = root / f"results/{model}/{given['calibration']}/{given['variant']}"
+        compressed = given["variant"] != "dense"
+        names = {"model": model} | {key: given[key] for key in ("calibration", "variant")}
+        tokens = given.get("tokens", [100] * count)
+        finished = given.get("finished", [True] * count)
+        texts = given.get("texts", ["one and one</think>\nThe answer is \\boxed{2}."] * count)
+        scores = [
+            {"doc_id": i, "id": f"p{i}", "sample": 0, "correct": bool(right)}
+            | {
+                "reason": "exact" if right else "different",
+                "finished": finished[i],
+                "tokens": tokens[i],
+            }
+            for i, right in enumerate(given["correct"])
+        ]
+        paths = {
+            "scores": folder / name / "scores.jsonl.zst",
+            "metrics": folder / name / "metrics.json",
+            "generation": folder / name / "generation.json",
+            "compression": folder / "checkpoint/compression.json" if compressed else None,
+            "diagnostics": folder / "diagnostics.json" if "errors" in given else None,
+            "runtime": folder / "runtime/short.json" if "runtime" in given else None,
+        }
+        write_jsonl(paths["scores"], scores)
+        write_json(paths["metrics"], summarise(scores))
+        write_json(paths["generation"], {"seconds": 2.5, "tokens": sum(tokens)})
+        generations = folder / name / "generations.jsonl.zst"
+        write_jsonl(generations, [{**row, "text": texts[i]} for i, row in enumerate(scores)])
+        if compressed:
+            write_json(
+                paths["compression"],
+                {
+                    "sparsity": given["sparsity_asked"],
+                    "relative_error": given.get("layer_error"),
+                    "calibration_tokens": given.get(
+                        "calibration_tokens", {"text": 600, "more": 400}
+                    ),
+                    "parameters": 1000,
+                    "nonzero_parameters": 500,
+                    "bytes_on_disk": 4000,
+                    "dense_sha256": f"{model}-sha",
+                    "seconds": 1.5,
+                },
+            )
+        if "errors" in given:
+            decode, prompt = given["errors"]
+            layers = given.get("layers", [(0, "q_proj", 1.0), (1, "q_proj", 1.0)])
+            losses = given.get("losses", (1.0, 3.0))
+            write_json(
+                paths["diagnostics"],
+                {
+                    "layers": [
+                        {"name": f"layers.{block}.{projection}", "projection": projection}
+                        | {"block": block, "error_decode": decode * by, "error_prompt": prompt * by}
+                        for block, projection, by in layers
+                    ],
+                    "error_decode": decode,
+                    "error_prompt": prompt,
+                    "losses": {
+                        role: {
+                            "source": role,
+                            "tokens": 10,
+                            "sequences": 2,
+                            "loss": loss,
+                            "loss_se": 0.01,
+                        }
+                        for role, loss in zip(("thoughts", "text"), losses, strict=True)
+                    },
+                },
+            )
+            run["diagnostics"].append(names | {"path": str(paths["diagnostics"])})
+        if "runtime" in given:
+            write_json(paths["runtime"], given["runtime"])
+        asked = {key: given[key] for key in ("solver", "pattern", "sparsity_asked")}
+        located = {key: path and str(path) for key, path in paths.items()}
+        dense_scores = root / f"results/{model}/none/dense/{name}/scores.jsonl.zst"
+        run["cells"].append(
+            names
+            | asked
+            | located
+            | {"dense": not compressed, "eval": name, "model_json": str(model_json)}
+            | {"dense_scores": str(dense_scores) if compressed else None}
+        )
+        run["generations"].append(
+            names
+            | {"eval": name, "generations": str(generations), "scores": located["scores"]}
+            | {"requests": str(requests), "problems": str(data)}
+        )
+    index = root / f"results/{model}/hessians/thoughts/index.json"
+    write_json(
+        index, {"kind": "traces", "parts": {"prompt": {"tokens": 250}, "decode": {"tokens": 750}}}
+    )
+    run["sources"].append({"model": model, "source": "thoughts", "index": str(index)})
+    return run
+
+
+@pytest.fixture(scope="session")
+def made():
+    """How to make artefacts: `made.dense`, `made.cell`, `made.run`."""
+
+    class Made:
+        dense = staticmethod(dense)
+        cell = staticmethod(cell)
+        run = staticmethod(write_run)
+
+    return Made

@@ -1,0 +1,235 @@
+import csv
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from rac.report.page import report
+from rac.report.summary import summarize
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+HOSTILE = "<script>alert(1)</script> \x00 &amp; <img src=x onerror=alert(2)>"
+
+
+class Page(HTMLParser):
+    """Elements, text and ids of a page; balanced by assertion."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if "style" not in self.open:
+            self.text.append(text)
+
+    def named(self, *tags):
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def write_page(run, root, provenance=None, output=None):
+    summary, compared = root / "results/summary.csv", root / "results/comparisons.csv"
+    summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
+    others = (run[key] for key in ("diagnostics", "generations", "sources"))
+    output = output or root / "results/report.html"
+    report(summary, compared, *others, provenance or {}, output)
+    return output
+
+
+def read_page(path):
+    return Page(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def run(made, root):
+    cells = [made.dense([1] * 8, errors=(0, 0))]
+    for calibration, right in (("c4", 1), ("prompts", 7), ("rac", 8)):
+        cells += [
+            made.cell(
+                calibration,
+                f"s-{sparsity:g}",
+                [1] * right + [0] * (8 - right),
+                pattern=f"unstructured {sparsity:g}",
+                sparsity=sparsity,
+                errors=(sparsity / right, 0.1),
+                texts=[HOSTILE] * 8,
+                finished=[True] * 4 + [False] * 4,
+            )
+            for sparsity in (0.3, 0.5)
+        ]
+    cells.append(made.cell("rac", "s-2of4", [1] * 8, pattern="2:4"))
+    return made.run(root, cells)
+
+
+PROVENANCE = {"command": "<script>x</script>", "versions": {"rac": "9.9"}, "machine": {"cores": 3}}
+
+
+@pytest.fixture(scope="module")
+def output(run, root):
+    return write_page(run, root, PROVENANCE)
+
+
+@pytest.fixture(scope="module")
+def page(output):
+    return read_page(output)
+
+
+def test_the_headline_follows_the_numbers(page):
+    words = page.words()
+    # c4: 1 of 8 against 8 of 8, difference 0.875 ± 2.36 · 0.125; prompts: 7 of 8, interval over zero.
+    assert "accuracy is higher than with c4 in 2 of 2 comparisons; not shown to differ" in words
+    assert "more accurate at s-0.3 (+87.5) , s-0.5 (+87.5) ." in words
+    assert "▲ +87.5 [+57.9, +117.1]" in words
+    assert "lowest error in 2 of 2 layers" in words
+
+
+def test_what_models_wrote_stays_text(page):
+    assert page.named("script", "img", "iframe", "link") == []
+    assert "<script>alert(1)</script>" in page.words() and "<script>x</script>" in page.words()
+    assert not any(key.startswith("on") for _, found in page.elements for key in found)
+
+
+def test_the_page_needs_no_network(page):
+    fetched = [
+        found[key] for _, found in page.elements for key in ("src", "xlink:href") if key in found
+    ]
+    assert all(link.startswith("#") for link in fetched)
+    links = {
+        found["href"].split(":")[0]
+        for found in page.named("a")
+        if not found["href"].startswith("#")
+    }
+    assert links == {"https", "data"}
+
+
+def test_the_page_can_be_read_without_eyes(page, output):
+    assert page.named("html")[0]["lang"] == "en"
+    assert re.search(r"<title>[^<]*try", output.read_text(encoding="utf-8"))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(found.get("scope") in ("row", "col") for found in page.named("th"))
+    figures = page.named("svg")
+    assert len(figures) == len(page.named("figure")) == len(page.named("figcaption")) > 8
+    assert all(found["role"] == "img" and "%" in found["aria-label"] for found in figures[:2])
+    ids = [found["id"] for _, found in page.elements if "id" in found]
+    assert len(ids) == len(set(ids))
+    targets = {found["href"][1:] for found in page.named("a") if found["href"].startswith("#")}
+    assert targets <= set(ids)
+
+
+def test_the_figures_files_hold_what_is_drawn(output):
+    folder = output.parent / "figures"
+    stems = {path.stem for path in folder.iterdir()}
+    assert "accuracy-tiny-sums" in stems and "layers-decode-tiny" in stems
+    assert {path.name for path in folder.iterdir()} == {
+        f"{stem}.{kind}" for stem in stems for kind in ("svg", "pdf", "csv")
+    }
+    with (folder / "accuracy-tiny-sums.csv").open() as stream:
+        rows = {(row["calibration"], row["variant"]): row for row in csv.DictReader(stream)}
+    assert float(rows["prompts", "s-0.3"]["accuracy"]) == 7 / 8
+    assert len(rows) == 7
+
+
+def test_the_same_run_gives_the_same_page(run, root, output):
+    again = write_page(run, root, PROVENANCE, root / "again/report.html")
+    assert again.read_bytes() == output.read_bytes()
+
+
+def test_one_cell_is_a_page(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1])])
+    run["sources"].clear()
+    page = read_page(write_page(run, tmp_path))
+    assert "A compressed reasoning model, measured" in page.words()
+    assert page.words().count("Not measured in this run.") >= 3
+    assert page.named("svg") == []
+
+
+def test_a_cell_without_an_eval_is_a_page(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1]), made.cell("rac", "half", [1], errors=(0.1, 0.2))])
+    asked = ("eval", "scores", "dense_scores", "metrics", "generation")
+    run["cells"] = [cell | dict.fromkeys(asked) for cell in run["cells"]]
+    run["generations"].clear()
+    page = read_page(write_page(run, tmp_path))
+    assert "0.1" in page.words()
+    assert "No generations were found." in page.words()
+
+
+def test_missing_files_are_listed(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1])])
+    lost = [run["sources"][0]["index"], str(tmp_path / "diagnostics.json")]
+    lost += [run["generations"][0][key] for key in ("generations", "requests", "problems")]
+    run["diagnostics"].append(
+        {"model": "tiny", "calibration": "c4", "variant": "half", "path": lost[1]}
+    )
+    for path in set(lost) - {lost[1]}:
+        Path(path).unlink()
+    words = read_page(write_page(run, tmp_path)).words()
+    listed = words.partition("Missing files, left out above:")[2]
+    assert all(path in listed for path in lost)
+
+
+@pytest.fixture(scope="module")
+def two_cells(made, tmp_path_factory):
+    """Words of the page of a dense cell and a compressed one that was timed."""
+    speed = {"1": {"tokens_per_second": 20.0, "speedup": 1.254}}
+    cells = [
+        made.dense([1], texts=["one and one</think>So \\boxed{2}."]),
+        made.cell(
+            "rac",
+            "half",
+            [0],
+            texts=["one " * 6000],
+            finished=[False],
+            runtime={"batches": speed, "peak_memory_bytes": None},
+        ),
+    ]
+    root = tmp_path_factory.mktemp("two")
+    return read_page(write_page(made.run(root, cells), root)).words()
+
+
+def test_answers_stand_side_by_side(two_cells):
+    assert "What is 0? Right answer: 0" in two_cells
+    assert "✓ correct (exact, 100 tokens) So \\boxed{2}. Thought one and one" in two_cells
+    assert "… unfinished (different, 100 tokens) Unfinished thought one one" in two_cells
+    assert "[… 11,999 characters left out …]" in two_cells
+
+
+def test_tokens_and_run_time_are_shown(two_cells):
+    assert "thoughts source of traces tiny – 250 750 75.0 %" in two_cells
+    assert "sums eval, dense model tiny – 10 100 90.9 %" in two_cells
+    assert "half rac tiny 20.0 1.25 × – – – – 0.0 500" in two_cells
+
+
+def test_provenance_is_shown_flat(page):
+    assert "versions.rac 9.9 machine.cores 3" in page.words()
+    assert "config-sha" in page.words() and "0.1+code" in page.words()
+
+
+def test_no_torch_is_loaded():
+    code = "import sys, rac.report.page, rac.report.summary; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,174 @@
+import csv
+import math
+
+import pytest
+
+from rac.artifacts import read_json, write_json, write_jsonl
+from rac.errors import RacError
+from rac.report.summary import COLUMNS, summarize
+
+T3 = 3.182446305284263  # the 97.5 % quantile of Student's t with 3 degrees of freedom
+
+
+def table(path):
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def summarized(run, root):
+    output = root / "results/summary.csv"
+    summarize(run["cells"], "try", "config-sha", "0.1+code", output)
+    return output
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """Four problems: dense 4/4, c4 0/4, prompts 1/4 and rac 3/4 right."""
+    speed = {
+        "batches": {
+            "1": {"tokens_per_second": 20.0, "speedup": 1.25},
+            "4": {"tokens_per_second": 60.0, "speedup": 1.5},
+            "16": {"tokens_per_second": 90.0, "speedup": 0.75},
+        },
+        "peak_memory_bytes": 12345,
+    }
+    cells = [
+        made.cell("c4", "half", [0, 0, 0, 0], layer_error=0.25),
+        made.cell("prompts", "half", [1, 0, 0, 0]),
+        made.cell(
+            "rac",
+            "half",
+            [1, 1, 1, 0],
+            tokens=[100, 100, 120, 140],
+            runtime=speed,
+            errors=(0.2, 0.3),
+        ),
+        made.cell("none", "simple", [0, 1, 0, 0], solver="magnitude", calibration_tokens={}),
+        made.dense([1, 1, 1, 1]),
+    ]
+    return made.run(tmp_path, cells)
+
+
+def test_rows_hold_the_numbers_computed_by_hand(run, tmp_path):
+    rows = table(summarized(run, tmp_path))
+    assert list(rows[0]) == list(COLUMNS)
+    assert [(row["calibration"], row["variant"]) for row in rows] == [
+        ("none", "dense"),
+        ("c4", "half"),
+        ("prompts", "half"),
+        ("rac", "half"),
+        ("none", "simple"),
+    ]
+    row = {key: float(value) for key, value in rows[3].items() if value.replace(".", "").isdigit()}
+    # Verdicts 1, 1, 1, 0 against 1, 1, 1, 1: differences 0, 0, 0, -1 with sd 1/2.
+    assert row["accuracy"] == 0.75
+    assert row["accuracy_se"] == pytest.approx(0.25)
+    assert float(rows[3]["accuracy_difference"]) == -0.25
+    assert row["accuracy_difference_se"] == pytest.approx(0.25)
+    assert float(rows[3]["accuracy_difference_low"]) == pytest.approx(-0.25 - T3 * 0.25)
+    assert row["accuracy_difference_high"] == pytest.approx(-0.25 + T3 * 0.25)
+    # Tokens 0, 0, 20, 40 above the dense model's: mean 15, variance 1100/3.
+    assert row["tokens_mean_difference"] == 15
+    assert row["tokens_mean_difference_se"] == pytest.approx(math.sqrt(1100 / 3 / 4))
+    assert (row["layer_error_heldout_decode"], row["layer_error_heldout_prompt"]) == (0.2, 0.3)
+    assert (row["loss_thoughts"], row["loss_text"], row["loss_text_se"]) == (1.0, 3.0, 0.01)
+    assert (row["tokens_per_second_1"], row["speedup_1"]) == (20.0, 1.25)
+    assert (row["batch"], row["tokens_per_second_batch"], row["speedup_batch"]) == (16, 90.0, 0.75)
+    assert (row["peak_memory_bytes"], row["calibration_tokens"]) == (12345, 1000)
+    assert (row["seconds_compress"], row["seconds_generate"]) == (1.5, 2.5)
+    assert rows[3]["dense_sha256"] == "tiny-sha"
+    assert {row["code_version"] for row in rows} == {"0.1+code"}
+    assert rows[1]["layer_error"] == "0.25"
+
+
+def test_what_was_not_measured_is_empty(run, tmp_path):
+    dense, c4, *_, magnitude = table(summarized(run, tmp_path))
+    differences = [key for key in COLUMNS if "difference" in key]
+    assert {
+        dense[key] for key in [*differences, "sparsity", "layer_error", "seconds_compress"]
+    } == {""}
+    assert (dense["accuracy"], dense["parameters"]) == ("1.0", "1000")
+    assert {c4[key] for key in ("speedup_1", "batch", "loss_text", "peak_memory_bytes")} == {""}
+    assert magnitude["calibration_tokens"] == magnitude["layer_error"] == ""
+
+
+def test_calibrations_are_compared_in_pairs(run, tmp_path):
+    rows = table(summarized(run, tmp_path).with_name("comparisons.csv"))
+    found = [(row["calibration"], row["baseline"], float(row["difference"])) for row in rows]
+    assert found == [("prompts", "c4", 0.25), ("rac", "c4", 0.75), ("rac", "prompts", 0.5)]
+    # 0, 1, 1, 0: mean 1/2, sd sqrt(1/3).
+    se = math.sqrt(1 / 3 / 4)
+    last = [float(rows[2][key]) for key in ("se", "low", "high")]
+    assert last == pytest.approx([se, 0.5 - T3 * se, 0.5 + T3 * se])
+    assert {(row["model"], row["variant"], row["eval"]) for row in rows} == {
+        ("tiny", "half", "sums")
+    }
+
+
+def test_the_same_artefacts_give_the_same_bytes(run, tmp_path):
+    output = summarized(run, tmp_path)
+    first = {path.name: path.read_bytes() for path in output.parent.glob("*.*")}
+    run["cells"].reverse()
+    run["cells"].sort(key=lambda cell: ["c4", "prompts", "rac", "none"].index(cell["calibration"]))
+    run["cells"].sort(key=lambda cell: cell["variant"] == "simple")
+    summarized(run, tmp_path)
+    assert {path.name: path.read_bytes() for path in output.parent.glob("*.*")} == first
+
+
+def test_the_text_shows_each_cell(run, tmp_path):
+    text = summarized(run, tmp_path).with_suffix(".txt").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if " rac " in line)
+    for part in ("50.0%", "75.0 ± 25.0", "−25.0 [−104.6, 54.6]", "115", "0.2000", "1.000", "3.000"):
+        assert part in line
+    assert max(map(len, text.splitlines())) <= 120
+    assert "config-sha" in text
+
+
+def test_samples_of_a_problem_count_as_one(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1, 1]), made.cell("c4", "half", [1, 1])])
+    rows = [
+        {
+            "doc_id": i,
+            "id": f"p{i}",
+            "sample": k,
+            "correct": k < right,
+            "finished": True,
+            "tokens": 5,
+        }
+        for i, right in enumerate([1, 2])
+        for k in range(4)
+    ]
+    write_jsonl(tmp_path / "results/tiny/c4/half/sums/scores.jsonl.zst", rows)
+    row = table(summarized(run, tmp_path))[1]
+    # Means 1/4 and 1/2 against 1 and 1: -3/4 and -1/2, sd sqrt(1/32).
+    assert float(row["accuracy_difference"]) == -0.625
+    assert float(row["accuracy_difference_se"]) == pytest.approx(0.125)
+
+
+def test_one_problem_has_no_error(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1]), made.cell("c4", "half", [0])])
+    row = table(summarized(run, tmp_path))[1]
+    assert row["accuracy_difference"] == "-1.0"
+    assert (
+        row["accuracy_se"] == row["accuracy_difference_se"] == row["accuracy_difference_low"] == ""
+    )
+
+
+def test_other_problems_are_not_compared(run, tmp_path):
+    path = tmp_path / "results/tiny/c4/half/sums/scores.jsonl.zst"
+    write_jsonl(path, [{"doc_id": 0, "id": "p9", "correct": True, "tokens": 1}])
+    with pytest.raises(RacError, match=r"c4/half/sums/scores.jsonl.zst.* cannot be compared"):
+        summarized(run, tmp_path)
+
+
+def test_a_cell_of_another_dense_model_is_refused(run, tmp_path):
+    path = tmp_path / "results/tiny/rac/half/checkpoint/compression.json"
+    write_json(path, read_json(path) | {"dense_sha256": "old"})
+    with pytest.raises(RacError, match="compression.json was compressed from another model"):
+        summarized(run, tmp_path)
+
+
+def test_a_missing_file_is_named(run, tmp_path):
+    (tmp_path / "results/tiny/rac/half/sums/metrics.json").unlink()
+    with pytest.raises(RacError, match="rac/half/sums/metrics.json is missing"):
+        summarized(run, tmp_path)

@@ -1,0 +1,164 @@
+import pandas as pd
+import pytest
+
+from rac.errors import RacError
+from rac.report import tidy
+
+
+def comparison(variant, low, high, calibration="rac", baseline="c4"):
+    return {
+        "model": "tiny",
+        "variant": variant,
+        "eval": "sums",
+        "calibration": calibration,
+        "baseline": baseline,
+        "difference": (low + high) / 2,
+        "se": 0.01,
+        "low": low,
+        "high": high,
+    }
+
+
+def test_names_stay_text(tmp_path):
+    file = tmp_path / "summary.csv"
+    file.write_text("model,calibration,dense_sha256,accuracy\n007,NA,1e5,0.5\nnull,none,,\n")
+    frame = tidy.read(file)
+    assert frame["model"].tolist() == ["007", "null"]
+    assert frame["calibration"].tolist() == ["NA", "none"]
+    assert frame["dense_sha256"].tolist() == ["1e5", ""]
+    assert frame["accuracy"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "is missing"), ("", "is damaged")])
+def test_a_table_that_is_none_is_named(tmp_path, text, message):
+    file = tmp_path / "summary.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(RacError, match=f"summary.csv {message}"):
+        tidy.read(file)
+
+
+def test_claims_say_what_the_intervals_say():
+    rows = [comparison("a", 0.1, 0.3), comparison("b", -0.1, 0.1), comparison("c", -0.3, -0.1)]
+    (said,) = tidy.claims(pd.DataFrame([*rows, comparison("d", 0.0, 0.0)]))
+    assert (said["calibration"], said["baseline"], said["total"]) == ("rac", "c4", 4)
+    found = {key: [row["variant"] for row in said[key]] for key in ("higher", "lower", "unclear")}
+    assert found == {"higher": ["a"], "lower": ["c"], "unclear": ["b", "d"]}
+
+
+UP, DOWN, OPEN = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], ""),
+        (
+            [("c4", UP)],
+            "With rac calibration, accuracy is higher than with c4 in 1 of 1 comparisons.",
+        ),
+        (
+            [("c4", UP), ("c4", DOWN), ("c4", OPEN)],
+            "With rac calibration, accuracy is higher than with c4 in 1 of 3 comparisons; "
+            "lower than with c4 in 1 of 3.",
+        ),
+        (
+            [("c4", DOWN), ("wiki", DOWN), ("mix", DOWN), ("prompts", OPEN), ("web", OPEN)],
+            "With rac calibration, accuracy is lower than with c4 in 1 of 1 comparisons, wiki in 1 "
+            "of 1 and mix in 1 of 1; not shown to differ from that with prompts or web.",
+        ),
+    ],
+)
+def test_the_headline_says_whichever_way_the_numbers_fall(rows, sentence):
+    frame = pd.DataFrame([comparison("a", *ends, baseline=name) for name, ends in rows])
+    assert tidy.headline(tidy.claims(frame) if rows else []) == sentence
+
+
+def test_an_undefined_interval_claims_nothing():
+    (said,) = tidy.claims(pd.DataFrame([comparison("a", float("nan"), float("nan"))]))
+    assert len(said["unclear"]) == 1
+
+
+def test_comparisons_are_turned_to_their_subject():
+    frame = pd.DataFrame(
+        [
+            comparison("a", 0.1, 0.3, "prompts", "c4"),
+            comparison("a", 0.2, 0.4, "c4", "rac"),
+            comparison("a", -0.5, -0.3, "prompts", "rac"),
+        ]
+    )
+    turned = tidy.against(frame, "rac")
+    assert turned[["calibration", "baseline"]].values.tolist() == [
+        ["rac", "c4"],
+        ["rac", "prompts"],
+    ]
+    assert turned["difference"].tolist() == pytest.approx([-0.3, 0.4])
+    assert turned["low"].tolist() == pytest.approx([-0.4, 0.3])
+    assert turned["high"].tolist() == pytest.approx([-0.2, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("calibrations", "chosen"),
+    [(["none", "rac", "c4"], "rac"), (["none", "c4", "mine"], "mine"), (["none"], None)],
+)
+def test_the_subject_is_rac_or_the_last(calibrations, chosen):
+    assert tidy.subject(calibrations) == chosen
+
+
+def rows(*cells):
+    keys = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
+    return pd.DataFrame(cells, columns=keys)
+
+
+CELLS = rows(
+    ("none", "dense", "none", "", None),
+    ("c4", "s-0.3", "sparsegpt", "unstructured 0.3", 0.3),
+    ("c4", "s-0.6", "sparsegpt", "unstructured 0.6", 0.6),
+    ("rac", "s-0.6", "sparsegpt", "unstructured 0.6", 0.6),
+    ("c4", "s-2of4", "sparsegpt", "2:4", 0.5),
+    ("c4", "w-0.5", "wanda", "unstructured 0.5", 0.5),
+)
+
+
+def test_lines_join_the_sparsities_of_a_solver_and_calibration():
+    assert tidy.sweeps(CELLS).tolist() == [False, True, True, False, False, False]
+
+
+def test_the_variant_shown_has_most_calibrations_then_is_nearest_to_half():
+    assert tidy.shown_variant(CELLS) == "s-0.6"
+    assert tidy.shown_variant(CELLS[CELLS["calibration"] == "c4"]) == "s-2of4"
+    assert tidy.shown_variant(CELLS[:1]) is None
+
+
+def test_intervals_are_students_over_problems_and_normal_over_losses():
+    frame = CELLS[:1].assign(
+        problems=4, finished=0.75, finished_se=0.1, loss_text=3.0, loss_text_se=0.1, layer_error=0.5
+    )
+    unfinished = tidy.measured(frame, "unfinished").iloc[0]
+    assert unfinished["unfinished"] == 0.25
+    assert unfinished["unfinished_high"] == pytest.approx(0.25 + 0.3182446305284263)
+    assert tidy.measured(frame, "loss_text")["loss_text_low"][0] == pytest.approx(
+        3 - 0.1959963984540054
+    )
+    assert tidy.measured(frame, "layer_error")["layer_error_low"].isna().all()
+    assert tidy.measured(frame.assign(layer_error=None), "layer_error").empty
+
+
+def test_the_lowest_error_is_counted_by_layer():
+    def layers(*errors):
+        keys = {"projection": "q_proj", "error_prompt": 0.5}
+        return [
+            {"name": f"{i}", "block": i, "error_decode": error} | keys
+            for i, error in enumerate(errors)
+        ]
+
+    cells = [
+        {"calibration": "c4", "variant": "s", "layers": layers(0.1, 0.4, 0.4)},
+        {"calibration": "rac", "variant": "s", "layers": layers(0.2, 0.2, 0.2)},
+        {"calibration": "rac", "variant": "t", "layers": layers(0.0, 0.0, 0.0)},
+    ]
+    frame = tidy.layers(cells, "s")
+    assert len(frame) == 6
+    counted = [(one["calibration"], one["layers"], one["of"]) for one in tidy.lowest(frame)]
+    assert counted == [("c4", 1, 3), ("rac", 2, 3)]
+    assert tidy.lowest(tidy.layers(cells, "t")) == []

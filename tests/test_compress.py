@@ -1,0 +1,259 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import rac
+from rac import hessians
+from rac.artifacts import read_json
+from rac.compress import compress
+from rac.config import Calibration, Variant
+from rac.errors import RacError
+from rac.models import checkpoint, weights
+
+RAC = Calibration(sum={"traces.prompt": 1, "traces.decode": 1})
+NAMES = {"model": "tiny", "calibration": "rac", "variant": "v"}
+
+
+def run(model, stored, output, solver="sparsegpt", pattern="unstructured 0.5", calibration=RAC):
+    kind, _, sparsity = pattern.partition(" ")
+    variant = Variant(solver=solver, pattern=kind, sparsity=[float(sparsity)] if sparsity else [])
+    if solver == "magnitude":
+        stored, calibration = {}, None
+    compress(model, stored, calibration, variant, pattern, NAMES, output)
+    return read_json(output / "compression.json")
+
+
+def outcome(folder):
+    """The bytes of a folder, the seconds in compression.json apart."""
+    files = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    record = json.loads(files.pop("compression.json"))
+    record.pop("seconds")
+    for layer in record["layers"]:
+        layer.pop("seconds")
+    return files, record
+
+
+@pytest.mark.parametrize("pattern", ["unstructured 0.5", "2:4"])
+@pytest.mark.parametrize("solver", ["magnitude", "wanda", "sparsegpt"])
+def test_the_folder_is_the_model_compressed_in_memory(
+    tiny_model, tiny_hessians, tmp_path, solver, pattern
+):
+    record = run(tiny_model, tiny_hessians, tmp_path / "out", solver, pattern)
+    network = checkpoint.load_model(tiny_model, "float32")
+    terms = hessians.terms(RAC, tiny_hessians, checkpoint.identity(tiny_model))
+    flat = [term for of_key in terms.values() for term in of_key]
+    errors = {}
+    with torch.no_grad():
+        for group in read_json(tiny_model / "model.json")["linear_groups"]:
+            hessian = hessians.combine(flat, group["block"])[group["name"]]
+            for name in group["layers"]:
+                weight = network.get_submodule(name).weight
+                solution = rac.solve(weight, hessian, pattern, solver)
+                weight.copy_(solution.weight)
+                errors[name] = solution.relative_error
+        token_ids = torch.arange(3, 60)[None]
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        assert torch.equal(loaded(token_ids).logits, network(token_ids).logits)
+    if solver != "magnitude":
+        assert {layer["name"]: layer["relative_error"] for layer in record["layers"]} == errors
+        assert record["relative_error"] == pytest.approx(sum(errors.values()) / len(errors))
+    AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template(
+        [{"role": "user", "content": "1+1?"}]
+    )
+
+
+def test_record(tiny_model, tiny_hessians, tmp_path):
+    record = run(tiny_model, tiny_hessians, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / "model.safetensors")
+    compressed = {layer["name"]: tensors[f"{layer['name']}.weight"] for layer in record["layers"]}
+    assert len(compressed) == 14
+    zeros = sum((tensor == 0).sum().item() for tensor in compressed.values())
+    assert record["sparsity"] == zeros / sum(tensor.numel() for tensor in compressed.values())
+    assert record["sparsity"] == record["sparsity_asked"] == 0.5
+    assert record["parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    assert record["nonzero_parameters"] == sum(
+        tensor.count_nonzero().item() for tensor in tensors.values()
+    )
+    assert record["bytes_on_disk"] == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert record["calibration_tokens"] == {"traces.prompt": 49, "traces.decode": 104}
+    assert record["dense_sha256"] == checkpoint.identity(tiny_model)
+    assert record["weights_sha256"] == weights.sha256(tmp_path / "out")
+    assert {layer["damping"] for layer in record["layers"]} == {0.01}
+    assert record["warnings"] == []
+    assert (record["model"], record["solver"]) == ("tiny", "sparsegpt")
+
+
+def test_magnitude_has_no_errors_to_tell(tiny_model, tmp_path):
+    record = run(tiny_model, {}, tmp_path / "out", "magnitude")
+    assert record["relative_error"] is None and record["calibration_tokens"] == {}
+    assert {layer["relative_error"] for layer in record["layers"]} == {None}
+    assert "No relative errors" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_card(tiny_model, tiny_hessians, tmp_path):
+    record = run(tiny_model, tiny_hessians, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "neither smaller on disk nor faster" in card
+    assert "49 tokens of `traces.prompt`, 104 tokens of `traces.decode`" in card
+    for layer in record["layers"]:
+        assert f"| {layer['name']} | {layer['rows']} | " in card
+
+
+def test_same_input_same_bytes(tiny_model, tiny_hessians, tmp_path):
+    for name in ("one", "two"):
+        run(tiny_model, tiny_hessians, tmp_path / name)
+    assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_shards_and_dtype_stay(random_qwen2, save_model, write_sequences, tmp_path, dtype):
+    model = random_qwen2().to(dtype)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder, max_shard_size="10KB")
+    model.save_pretrained = lambda _: None
+    save_model(model, folder)
+    sequences = write_sequences(tmp_path / "s", folder, "text", [60, 30])
+    hessians.accumulate(folder, sequences, "float32", tmp_path / "h")
+    calibration = Calibration(share={"text": 1})
+    record = run(folder, {"text": tmp_path / "h"}, tmp_path / "out", calibration=calibration)
+    dense, compressed = weights.locate(folder), weights.locate(tmp_path / "out")
+    assert {name: file.name for name, file in dense.items()} == {
+        name: file.name for name, file in compressed.items()
+    }
+    layers = {f"{layer['name']}.weight": layer for layer in record["layers"]}
+    for name, file in dense.items():
+        before, after = weights.read(file, name), weights.read(compressed[name], name)
+        assert after.dtype == before.dtype == dtype
+        assert torch.equal(before, after) == (name not in layers)
+    assert record["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == dtype
+
+
+def test_errors_are_those_of_the_stored_weights(
+    random_qwen2, save_model, write_sequences, tmp_path
+):
+    folder = save_model(random_qwen2().to(torch.bfloat16), tmp_path / "model")
+    sequences = write_sequences(tmp_path / "s", folder, "traces", [60, 30])
+    hessians.accumulate(folder, sequences, "bfloat16", tmp_path / "h")
+    record = run(folder, {"traces": tmp_path / "h"}, tmp_path / "out")
+    layer = next(layer for layer in record["layers"] if layer["name"].endswith("0.mlp.down_proj"))
+    before, after = (
+        load_file(path / "model.safetensors")[f"{layer['name']}.weight"].double()
+        for path in (folder, tmp_path / "out")
+    )
+    terms = hessians.terms(RAC, {"traces": tmp_path / "h"}, checkpoint.identity(folder))
+    flat = [term for of_key in terms.values() for term in of_key]
+    hessian = hessians.combine(flat, 0)[layer["name"]].double()
+    expected = ((before - after) @ hessian @ (before - after).T).trace()
+    expected /= (before @ hessian @ before.T).trace()
+    assert layer["relative_error"] == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_a_solver_worse_than_magnitude_is_told(random_qwen2, save_model, write_sequences, tmp_path):
+    # Half the rows of one layer hardly matter: magnitude prunes those, Wanda half of every row.
+    model = random_qwen2()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[::2] *= 1e-3
+    folder = save_model(model, tmp_path / "model")
+    sequences = write_sequences(tmp_path / "s", folder, "traces", [60, 30])
+    hessians.accumulate(folder, sequences, "float32", tmp_path / "h")
+    record = run(folder, {"traces": tmp_path / "h"}, tmp_path / "out", "wanda")
+    warnings = [line for line in record["warnings"] if "layers.1.mlp.up_proj" in line]
+    assert len(warnings) == 1 and "above that of magnitude pruning" in warnings[0]
+    assert f"- warning: {warnings[0]}" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_imports_stay_cheap():
+    code = (
+        "import sys, rac; assert 'torch' not in sys.modules; rac.solve;"
+        "import rac.compress; assert 'torch' in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'solver'"):
+        rac.solver  # noqa: B018
+
+
+@pytest.fixture
+def copied(tiny_model, tmp_path):
+    """A copy of the tiny model, to be damaged."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+def remove_layer(model):
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, model / "model.safetensors")
+
+
+def reshape_layer(model):
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 31)
+    save_file(tensors, model / "model.safetensors")
+
+
+def store_integers(model):
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 32, dtype=torch.int8)
+    save_file(tensors, model / "model.safetensors")
+
+
+def store_nan(model):
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = torch.nan
+    save_file(tensors, model / "model.safetensors")
+
+
+def truncate(model):
+    content = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def edit_record(**changes):
+    def edit(model):
+        record = read_json(model / "model.json")
+        (model / "model.json").write_text(json.dumps(record | changes))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "model.json is missing"),
+        (truncate, "model.safetensors is damaged"),
+        (remove_layer, "no file holds model.layers.1.mlp.up_proj.weight"),
+        (reshape_layer, r"up_proj.weight is \[48, 31\], not \[out, 32\]"),
+        (store_integers, "up_proj.weight is torch.int8"),
+        (store_nan, "layer model.layers.1.mlp.up_proj: the weight holds numbers"),
+        (edit_record(weights_sha256="f00"), "index.json: these Hessians are of another model"),
+        (edit_record(linear_groups=[]), "has no 'linear_groups'"),
+    ],
+)
+def test_damaged_input_is_one_line_and_leaves_nothing(
+    copied, tiny_hessians, tmp_path, damage, message
+):
+    damage(copied)
+    with pytest.raises(RacError, match=message) as error:
+        run(copied, tiny_hessians, tmp_path / "cell" / "out")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("cell/**/*"))
+
+
+def test_columns_that_no_group_fits_are_refused(tiny_model, tiny_hessians, tmp_path):
+    with pytest.raises(RacError, match="q_proj: pattern '2:5' needs columns in multiples of 5"):
+        run(tiny_model, tiny_hessians, tmp_path / "out", pattern="2:5")
+
+
+def test_a_group_without_hessian_is_refused(copied, tiny_hessians, tmp_path):
+    groups = read_json(copied / "model.json")["linear_groups"]
+    groups[0]["name"] = "model.layers.0.other"
+    edit_record(linear_groups=groups)(copied)
+    with pytest.raises(RacError, match="no Hessian of model.layers.0.other"):
+        run(copied, tiny_hessians, tmp_path / "out")

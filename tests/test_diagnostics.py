@@ -1,0 +1,125 @@
+import pytest
+import torch
+from torch.nn.functional import log_softmax
+
+from rac import diagnostics, hessians, sources
+from rac.artifacts import read_json
+from rac.compress import compress
+from rac.config import Variant
+from rac.errors import RacError
+from rac.models import checkpoint as checkpoints
+
+LENGTHS = [40, 17, 3, 64, 1]
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_model, write_sequences, tmp_path_factory):
+    """Held-out sequences and Hessians of the tiny model, and a checkpoint pruned by magnitude."""
+    folder = tmp_path_factory.mktemp("heldout")
+    thoughts = write_sequences(folder / "thoughts" / "s", tiny_model, "traces", LENGTHS, seed=7)
+    text = write_sequences(folder / "c4" / "s", tiny_model, "text", LENGTHS, seed=8)
+    hessians.accumulate(tiny_model, thoughts, "float32", folder / "hessians")
+    variant = Variant(solver="magnitude", sparsity=[0.5])
+    names = {"model": "tiny", "calibration": "none", "variant": "magnitude"}
+    pruned = folder / "pruned"
+    compress(tiny_model, {}, None, variant, "unstructured 0.5", names, pruned)
+    return {"pruned": pruned, "stored": folder / "hessians", "thoughts": thoughts, "text": text}
+
+
+def diagnose(inputs, checkpoint, dense, output):
+    arguments = (inputs[key] for key in ("stored", "thoughts", "text"))
+    diagnostics.diagnose(checkpoint, dense, *arguments, "float32", output)
+    return read_json(output)
+
+
+def slow_losses(network, file, skip_prompt):
+    """Log-probabilities one sequence and one token at a time, in float64."""
+    losses = []
+    for sequence in sources.read(file):
+        with torch.no_grad():
+            logits = network(input_ids=sequence.token_ids[None]).logits[0].double()
+        start = sequence.prompt_length if skip_prompt else 1
+        predicted = range(max(start, 1), len(sequence.token_ids))
+        nats = [-log_softmax(logits[i - 1], -1)[sequence.token_ids[i]].item() for i in predicted]
+        if nats:
+            losses.append((sum(nats), len(nats)))
+    return losses
+
+
+@pytest.mark.parametrize("limit", [2**27, 1])
+def test_losses_against_a_loop_over_tokens(inputs, tiny_model, tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(diagnostics, "LOGITS", limit)
+    found = diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
+    network = checkpoints.load_model(inputs["pruned"], "float32")
+    for role, source, skip in (("thoughts", "thoughts", True), ("text", "c4", False)):
+        expected = slow_losses(network, inputs[role], skip)
+        scored = found["per_sequence"][role]
+        assert [tokens for _, tokens in scored] == [tokens for _, tokens in expected]
+        assert [loss for loss, _ in scored] == pytest.approx([loss for loss, _ in expected], 1e-4)
+        tokens = sum(tokens for _, tokens in expected)
+        assert found["losses"][role]["source"] == source
+        assert found["losses"][role]["tokens"] == tokens
+        assert found["losses"][role]["sequences"] == len(expected) == 4
+        loss = sum(loss for loss, _ in expected) / tokens
+        assert found["losses"][role]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["losses"]["text"]["tokens"] == sum(LENGTHS) - len(LENGTHS)
+
+
+def test_layer_errors_are_those_of_the_outputs(inputs, tiny_model, tmp_path):
+    found = diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
+    dense, pruned = (
+        checkpoints.load_model(path, "float32") for path in (tiny_model, inputs["pruned"])
+    )
+    for layer in (found["layers"][0], found["layers"][-1]):
+        before, after = (network.get_submodule(layer["name"]) for network in (dense, pruned))
+        lost, whole = {"prompt": 0.0, "decode": 0.0}, {"prompt": 0.0, "decode": 0.0}
+        for sequence in sources.read(inputs["thoughts"]):
+            seen = []
+            handle = before.register_forward_pre_hook(
+                lambda _, args, seen=seen: seen.append(args[0])
+            )
+            with torch.no_grad():
+                dense(input_ids=sequence.token_ids[None])
+            handle.remove()
+            for position, x in enumerate(seen[0][0].double()):
+                part = "prompt" if position < sequence.prompt_length else "decode"
+                lost[part] += ((before.weight - after.weight).double() @ x).square().sum().item()
+                whole[part] += (before.weight.double() @ x).square().sum().item()
+        for part in lost:
+            assert layer[f"error_{part}"] == pytest.approx(lost[part] / whole[part], rel=1e-4)
+    assert [layer["block"] for layer in found["layers"]] == [0] * 7 + [1] * 7
+    assert {layer["projection"] for layer in found["layers"]} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+    mean = sum(layer["error_decode"] for layer in found["layers"]) / 14
+    assert found["error_decode"] == pytest.approx(mean)
+
+
+def test_the_dense_model_has_no_errors(inputs, tiny_model, tmp_path):
+    found = diagnose(inputs, tiny_model, tiny_model, tmp_path / "d.json")
+    assert found["error_prompt"] == found["error_decode"] == 0
+
+
+def test_ratio_and_its_standard_error():
+    scored = [(8.0, 4), (9.0, 3), (30.0, 10), (1.0, 2)]
+    loss, se = diagnostics.ratio(scored)
+    assert loss == pytest.approx(48 / 19)
+    # The textbook form: s² of the residuals y - R x, over n times the squared mean of x.
+    residuals = torch.tensor([y - loss * x for y, x in scored], dtype=torch.float64)
+    expected = (residuals.square().sum() / 3 / 4).sqrt() / (19 / 4)
+    assert se == pytest.approx(expected.item())
+    assert diagnostics.ratio([(3.0, 2)]) == (1.5, None)
+
+
+def test_nothing_to_predict_is_refused(inputs, tiny_model, write_sequences, tmp_path):
+    text = write_sequences(tmp_path / "s", tiny_model, "text", [1, 1])
+    with pytest.raises(RacError, match="holds no token to predict"):
+        diagnose(inputs | {"text": text}, tiny_model, tiny_model, tmp_path / "d.json")
+    assert not (tmp_path / "d.json").exists()
+
+
+def test_sequences_of_another_model_are_refused(inputs, random_qwen2, save_model, tmp_path):
+    other = save_model(random_qwen2(seed=1), tmp_path / "other")
+    with pytest.raises(RacError, match="was made for another model"):
+        diagnose(inputs, other, other, tmp_path / "d.json")

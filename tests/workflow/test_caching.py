@@ -1,0 +1,114 @@
+"""What is planned again after a change, rule by rule: nothing more, nothing less."""
+
+import csv
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TABLE = {"summary": 1, "report": 1}
+EVERY_CELL = 3  # dense, magnitude, sparsegpt
+
+
+def edit(file, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_the_run_ends_with_a_table_and_then_nothing_is_to_be_done(finished):
+    rows = list(csv.DictReader((finished.folder / "results/summary.csv").open()))
+    assert [(row["calibration"], row["variant"]) for row in rows] == [
+        ("none", "dense"),
+        ("rac", "sparsegpt-0.5"),
+        ("none", "magnitude-0.5"),
+    ]
+    assert all(row["accuracy"] and row["loss_thoughts"] for row in rows)
+    assert (finished.folder / "results/report.html").stat().st_size > 10_000
+    assert "Nothing to be done" in finished.make()
+    assert "Nothing to be done" in finished.make("results/summary.csv")
+
+
+def test_a_new_sparsity_computes_only_itself(finished):
+    finished.configure(lambda c: c["variants"]["sparsegpt"]["sparsity"].append(0.25))
+    one = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    assert finished.planned() == one | TABLE
+
+
+def test_comments_and_docstrings_change_nothing(finished):
+    for name in ("traces.py", "solvers/sparsegpt.py", "evaluate/math.py", "engines/transformers.py"):
+        file = finished.folder / "rac" / name
+        file.write_text(file.read_text() + "\n# a comment\n")
+    edit(finished.folder / "rac/compress.py", '"""Stage `compress`', '"""The stage `compress`')
+    assert finished.planned() == {}
+
+
+def test_a_solvers_code_recomputes_the_cells_that_use_it(finished):
+    file = finished.folder / "rac/solvers/sparsegpt.py"
+    file.write_text(file.read_text() + "\nCHANGED = True\n")
+    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    assert finished.planned() == cell | TABLE  # neither a trace, nor a Hessian, nor magnitude
+
+
+def test_the_graders_code_scores_again_and_generates_nothing(finished):
+    file = finished.folder / "rac/evaluate/math.py"
+    file.write_text(file.read_text() + "\nCHANGED = True\n")
+    assert finished.planned() == {"score": EVERY_CELL} | TABLE
+
+
+def test_the_engines_code_recomputes_all_that_was_sampled(finished):
+    file = finished.folder / "rac/engines/transformers.py"
+    file.write_text(file.read_text() + "\nCHANGED = True\n")
+    planned = finished.planned()
+    assert planned["traces"] == 2 and planned["generate"] == EVERY_CELL
+    assert "model" not in planned and "dataset" not in planned
+
+
+def test_more_samples_generate_and_score_again(finished):
+    finished.configure(lambda c: c["evals"]["words"].update(samples=2))
+    assert finished.planned() == {"generate": EVERY_CELL, "score": EVERY_CELL} | TABLE
+
+
+def test_a_definition_changed_and_changed_back_recomputes_nothing(finished):
+    # Snakemake compares parameters with those of the file that is there. Where no run came between, the
+    # file is still of the old definition. Where one came between, the file was overwritten: the
+    # definition's own artefacts are computed once more, as they must be, and nothing before them.
+    finished.configure(lambda c: c["variants"]["sparsegpt"].update(damping=0.1))
+    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    assert finished.planned() == cell | TABLE
+    finished.configure(lambda c: c["variants"]["sparsegpt"].pop("damping"))
+    assert finished.planned() == {}
+
+
+def test_a_mixture_of_stored_hessians_needs_no_forward_pass(finished):
+    cells = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    planned = finished.planned("--config", "run=wider")
+    assert planned == cells | TABLE
+
+
+def test_a_run_that_shares_cells_computes_only_its_new_ones(finished):
+    finished.make("--config", "run=wider")
+    # The other run's table took the place of this one's; its cells are all there.
+    assert finished.planned() == TABLE
+
+
+def test_an_unrelated_definition_changes_nothing(finished):
+    finished.configure(lambda c: c["models"].update(other={"embedded": "reasoner"}))
+    assert finished.planned() == {}
+
+
+def test_changed_input_recomputes_what_was_made_of_it(finished):
+    file = finished.folder / "own problems.jsonl"
+    file.write_text(file.read_text() + '\n{"question": "9 + 9?", "answer": "18"}\n')
+    planned = finished.planned()
+    assert planned == {"dataset": 1, "requests": 1} | {
+        "generate": EVERY_CELL,
+        "score": EVERY_CELL,
+    } | TABLE
+
+
+def test_traces_of_another_budget_recompute_what_hangs_on_them(finished):
+    finished.configure(lambda c: c["sources"]["traces"].update(tokens=400))
+    one = {"traces": 1, "sources": 1, "hessians": 1}
+    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    assert finished.planned() == one | cell | TABLE

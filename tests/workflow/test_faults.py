@@ -1,0 +1,93 @@
+"""Kills, locks and mistakes: nothing is lost but the chunk in flight, and every mistake is one line."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from rac.artifacts import sha256_file
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for(path: Path, process, seconds: float = 300) -> None:
+    """Until `path` exists; fails if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("work", "target"),
+    [
+        ("results/tiny/traces/traces/work", "results/tiny/traces/traces/traces.jsonl.zst"),
+        ("results/tiny/none/dense/words/work", "results/tiny/none/dense/words/generations.jsonl.zst"),
+    ],
+    ids=["traces", "generate"],
+)
+def test_killed_in_the_middle_and_called_again_gives_the_same_bytes(
+    fresh, finished_project, work, target
+):
+    process = fresh.start(target)
+    wait_for(fresh.folder / work / "part-00000.jsonl.zst", process)
+    fresh.kill(process)
+    assert not (fresh.folder / target).exists()
+    first = fresh.folder / work / "part-00000.jsonl.zst"
+    written = first.stat().st_mtime_ns
+
+    process = fresh.start(target)  # no unlocking by hand
+    wait_for(fresh.folder / work / "part-00001.jsonl.zst", process)
+    assert first.stat().st_mtime_ns == written  # the finished part was kept
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert not (fresh.folder / work).exists()
+    assert sha256_file(fresh.folder / target) == sha256_file(finished_project / target)
+
+
+def test_a_second_workflow_in_the_folder_is_refused(fresh):
+    first = fresh.start("results/tiny/traces/traces/traces.jsonl.zst")
+    wait_for(fresh.folder / "logs/tiny", first)
+    code, output = fresh.run()
+    assert code != 0 and "another workflow runs in this folder" in output
+    first.communicate()
+    assert first.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: c["variants"]["sparsegpt"].update(sparsty=1),
+            "variants.sparsegpt.sparsty: unknown key; did you mean 'sparsity'?",
+        ),
+        (lambda c: c.update(run="smal"), "run: 'smal' is not defined; did you mean 'small'?"),
+        (
+            lambda c: c["models"].update({"; rm -rf": {"embedded": "reasoner"}}),
+            "'; rm -rf' cannot be a name",
+        ),
+    ],
+)
+def test_a_broken_config_is_one_line_before_any_job_starts(fresh, change, said):
+    fresh.configure(change)
+    code, output = fresh.run()
+    assert code != 0
+    assert [line for line in output.splitlines() if said in line]
+    assert "Traceback" not in output and not (fresh.folder / "results").exists()
+
+
+def test_a_missing_model_is_named_and_nothing_is_half_written(fresh):
+    fresh.configure(lambda c: c["models"]["tiny"].update(path="no such folder"))
+    code, output = fresh.run("resources/models/tiny")
+    assert code != 0 and "no such folder" in output and "Traceback" not in output
+    assert not (fresh.folder / "resources/models/tiny").exists()
+
+
+def test_a_wrong_column_is_named_in_the_log(fresh):
+    fresh.configure(lambda c: c["datasets"]["own"]["columns"].update(problem="queston"))
+    code, _ = fresh.run("resources/datasets/own/data.jsonl")
+    log = (fresh.folder / "logs/datasets/own.log").read_text()
+    assert code != 0 and "no column 'queston'" in log and "question" in log
+    assert "Traceback" not in log
+    assert not (fresh.folder / "resources/datasets/own/data.jsonl").exists()
