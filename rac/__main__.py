@@ -5,11 +5,12 @@ that something outside the code is to be put right.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from rac import config as definitions
 from rac.errors import RacError
@@ -19,7 +20,21 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 def definition(kind: type[BaseModel]) -> Any:
     """An option that takes a definition of config.yaml as JSON."""
-    return typer.Option(parser=kind.model_validate_json, metavar="JSON")
+    return typer.Option(parser=partial(parse, kind), metavar="JSON")
+
+
+def parse(kind: type[BaseModel], text: str) -> BaseModel:
+    """The definition that `text` holds as JSON.
+
+    Raises:
+        RacError: the first thing that is wrong with it.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([kind.__name__, *map(str, first["loc"])])
+        raise RacError(f"{where}: {first['msg']}") from None
 
 
 Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
@@ -105,9 +120,7 @@ def compress(
 
     names = dict(zip(("model", "calibration", "variant"), output.parts[-4:-1], strict=True))
     calibration = (
-        None
-        if calibration_spec == "null"
-        else definitions.Calibration.model_validate_json(calibration_spec)
+        None if calibration_spec == "null" else parse(definitions.Calibration, calibration_spec)
     )
     stored = {folder.name: folder for folder in hessians}
     compress_model(model, stored, calibration, spec, pattern, names, output)
@@ -243,7 +256,7 @@ def main() -> None:
     try:
         app(prog_name="python -m rac")
     except RacError as error:
-        print(f"rac: error: {error}", file=sys.stderr)
+        print(f"rac: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -90,7 +90,7 @@ def compress(
             "calibration_tokens": {
                 key: sum(term.tokens for term in of_key) for key, of_key in by_key.items()
             },
-            **_size(folder),
+            **weights.size(folder),
             "dense_sha256": dense_sha256,
             "weights_sha256": weights.sha256(folder),
             "warnings": warnings,
@@ -172,18 +172,4 @@ def _totals(layers: list[dict]) -> dict:
         "sparsity": zeros / sum(sizes),
         "layers": layers,
         "relative_error": sum(errors) / len(errors) if errors else None,
-    }
-
-
-def _size(folder: Path) -> dict:
-    """Parameters stored (tied ones once), those that are not zero, bytes of the weight files."""
-    parameters = nonzero = 0
-    for name, file in weights.locate(folder).items():
-        tensor = weights.read(file, name)
-        parameters += tensor.numel()
-        nonzero += int(tensor.count_nonzero())
-    return {
-        "parameters": parameters,
-        "nonzero_parameters": nonzero,
-        "bytes_on_disk": sum(file.stat().st_size for file in weights.files(folder)),
     }

@@ -26,6 +26,8 @@ from rac.errors import RacError
 SCHEMA_FILE = Path(__file__).parent.parent / "schemas" / "config.schema.json"
 NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True}
 
+# Beside calibrations: results/{model}/… ; beside evals: results/{model}/{calibration}/{variant}/…
+STAGE_FOLDERS = {"traces", "sources", "hessians", "requests", "benchmarks", "checkpoint", "runtime"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -39,7 +41,7 @@ def _name(value: str) -> str:
 
 
 def _beside_stages(value: str) -> str:
-    if value in {"traces", "sources", "hessians", "requests", "checkpoint", "runtime"}:
+    if value in STAGE_FOLDERS:
         raise ValueError(f"'{value}' cannot be a name here: a stage's folder is called so")
     return value
 
@@ -52,7 +54,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 class Strict(BaseModel):
     """Every part of the configuration: an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Sampling(Strict):
@@ -260,13 +262,16 @@ class Config(Strict):
 
     def variant_cells(self) -> dict[str, tuple[str, Variant]]:
         """Every single variant: name → (pattern as `rac.solve` takes it, definition of one sparsity)."""
-        cells = {}
+        cells: dict[str, tuple[str, Variant]] = {}
         for name, variant in self.variants.items():
             if not variant.sparsity:
                 cells[name] = (variant.pattern, variant)
             for sparsity in variant.sparsity:
+                single = f"{name}-{sparsity:g}"
+                if single in cells or single in self.variants:
+                    raise ValueError(f"variants.{name}: '{single}' stands for two variants")
                 one = variant.model_copy(update={"sparsity": [sparsity]})
-                cells[f"{name}-{sparsity:g}"] = (f"unstructured {sparsity:g}", one)
+                cells[single] = (f"unstructured {sparsity:g}", one)
         return cells
 
     @model_validator(mode="after")
@@ -358,7 +363,7 @@ def _line(error: Any) -> str:
         message = "this key is missing"
     elif not message.startswith(("give", "'")):
         message = f"{message} (found: {str(error['input'])[:80]})" if where else message
-    return f"{where}: {message}" if where else message
+    return " ".join((f"{where}: {message}" if where else message).split())
 
 
 def validate(values: Any, file: str = "config.yaml") -> Config:
@@ -383,7 +388,7 @@ def load(path: Path) -> Config:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RacError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise RacError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return validate(values, str(path))
 

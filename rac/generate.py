@@ -1,5 +1,6 @@
 """Stage `generate`: a checkpoint's answers to the requests of an evaluation, kept for scoring and replay."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -36,15 +37,16 @@ def write_generations(
         RacError: an input is missing or damaged.
     """
     tokenizer = checkpoints.load_tokenizer(checkpoint)
-    stop = set(checkpoints.stop_tokens(checkpoint))
-    asked = [(row, i) for i in range(evaluation.samples) for row in read_jsonl(requests)]
-    prompts = [Prompt(row["id"], i, row["token_ids"]) for row, i in asked]
+    stop = checkpoints.stop_tokens(checkpoint)
+    asked = list(itertools.product(range(evaluation.samples), read_jsonl(requests)))
+    prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in asked]
     inputs = {
         "eval": evaluation.model_dump(mode="json"),
         "sampling": model.sampling.model_dump(),
         "dtype": model.dtype,
         "weights": checkpoints.identity(checkpoint),
         "requests": sha256_file(requests),
+        "stop": stop,
         "code": code,
     }
     work = output.parent / "work"
@@ -64,7 +66,7 @@ def write_generations(
         )
         samples = [sample for chunk in chunks for sample in chunk]
     rows = []
-    for (request, i), sample in zip(asked, samples, strict=True):
+    for (i, request), sample in zip(asked, samples, strict=True):
         ids = sample["token_ids"]
         answer = ids[:-1] if ids and ids[-1] in stop else ids
         rows.append(
@@ -74,16 +76,16 @@ def write_generations(
                 "sample": i,
                 "seed": sample["seed"],
                 "token_ids": answer,
-                "text": tokenizer.decode(answer, skip_special_tokens=False),
+                "text": tokenizer.decode(
+                    answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                ),
                 "finish_reason": sample["finish_reason"],
                 "tokens": len(ids),
             }
         )
     rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
-    seconds, tokens = (
-        sum(sample["seconds"] for sample in samples),
-        sum(row["tokens"] for row in rows),
-    )
+    seconds = sum(sample["seconds"] for sample in samples)
+    tokens = sum(row["tokens"] for row in rows)
     write_jsonl(output, rows)
     write_json(
         record,

@@ -52,11 +52,11 @@ def dataset_code(config: Config, wildcards: Any) -> str:
 
 
 def model_files(config: Config, wildcards: Any) -> list[str]:
-    """The files of a model that is given as a local folder."""
+    """The files of a model that is given as a local folder: weights, tokenizer, chat template, …"""
     path = config.models[wildcards.model].path
-    return (
-        sorted(map(str, path.glob("*.safetensors"))) + [str(path / "config.json")] if path else []
-    )
+    if path is None:
+        return []
+    return sorted({str(path / "config.json"), *(str(f) for f in path.glob("*") if f.is_file())})
 
 
 def model_code(config: Config, wildcards: Any) -> str:

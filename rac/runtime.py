@@ -10,6 +10,7 @@ from rac.artifacts import provenance, write_json
 from rac.config import Sampling, Workload
 from rac.engines.transformers import generate
 from rac.models import checkpoint as checkpoints
+from rac.models import weights
 
 
 def measure_runtime(
@@ -24,6 +25,8 @@ def measure_runtime(
         RacError: a checkpoint cannot be loaded.
     """
     folders = {"dense": dense, "compressed": checkpoint}
+    # What a process allocates once would be counted to the first model.
+    _seconds(checkpoints.load_model(dense, dtype), max(workload.batches), workload)
     memory = {
         name: _peak_memory(folder, dtype, max(workload.batches), workload)
         for name, folder in folders.items()
@@ -54,11 +57,7 @@ def measure_runtime(
             "batches": batches,
             "peak_memory_bytes": memory["compressed"],
             "dense_peak_memory_bytes": memory["dense"],
-            "parameters": sum(p.numel() for p in models["compressed"].parameters()),
-            "nonzero_parameters": sum(
-                int(p.count_nonzero()) for p in models["compressed"].parameters()
-            ),
-            "bytes_on_disk": sum(f.stat().st_size for f in checkpoint.glob("*.safetensors")),
+            **weights.size(checkpoint),
             "threads": torch.get_num_threads(),
             "device": str(models["dense"].device),
             "dtype": dtype,

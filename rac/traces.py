@@ -4,7 +4,7 @@ import itertools
 import shutil
 from pathlib import Path
 
-from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import provenance, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
 from rac.config import Model, Source
 from rac.engines.chunks import Prompt, sample_chunks
 from rac.errors import RacError
@@ -40,6 +40,8 @@ def write_traces(
         "dtype": model.dtype,
         "weights": checkpoint.identity(folder),
         "dataset": sha256_file(dataset),
+        "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
+        "stop": checkpoint.stop_tokens(folder),
         "code": code,
     }
     work = output.parent / "work"

@@ -1,11 +1,12 @@
 """Datasets from a file of the user's own: JSON lines (also gzip or zstandard) or parquet."""
 
-import gzip
-import json
+from typing import Literal
 
-from rac.artifacts import read_jsonl
+from rac.artifacts import parse_jsonl
 from rac.config import Dataset
 from rac.errors import RacError
+
+COMPRESSIONS: dict[str, Literal["zst", "gz"]] = {".zst": "zst", ".gz": "gz"}
 
 
 def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
@@ -25,16 +26,13 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
 
         try:
             rows = pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
+        except (OSError, pyarrow.ArrowException) as error:
             raise RacError(f"datasets.{name}.path: {path} is damaged: {error}") from None
-    elif suffixes.endswith(".jsonl.gz"):
+    elif suffixes.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as lines:
-                rows = [json.loads(line) for line in lines]
-        except (OSError, EOFError, ValueError) as error:
+            rows = parse_jsonl(path.read_bytes(), COMPRESSIONS.get(path.suffix))
+        except (OSError, ValueError) as error:
             raise RacError(f"datasets.{name}.path: {path} is damaged: {error}") from None
-    elif suffixes.endswith((".jsonl", ".jsonl.zst")):
-        rows = read_jsonl(path)
     else:
         raise RacError(
             f"datasets.{name}.path: {path} is none of .jsonl, .jsonl.gz, .jsonl.zst, .parquet"

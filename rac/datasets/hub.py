@@ -19,7 +19,7 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     except (OSError, ValueError) as error:
         raise RacError(
             f"datasets.{name}: cannot read {dataset.hub}@{dataset.revision} "
-            f"({str(error).splitlines()[0]}); without a network, save its rows as .jsonl or .parquet "
+            f"({' '.join(str(error).split())}); without a network, save its rows as .jsonl or .parquet "
             f"and give that file as datasets.{name}.path"
         ) from None
     origin = f"{dataset.hub}@{dataset.revision} {dataset.subset or ''} {dataset.split}"

@@ -15,8 +15,10 @@ from transformers.masking_utils import sdpa_mask
 
 from rac.config import Sampling
 from rac.engines import Completion, Generate
+from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 
+FEW = 64  # most probable tokens that are looked at first; they nearly always hold the nucleus
 GROWTH = 128  # tokens by which the cache grows: a copy every so many steps instead of at each
 
 
@@ -79,11 +81,21 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
 
     Returns:
         token ids, int64 [rows].
+
+    Raises:
+        RacError: the logits are not numbers.
     """
     probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
-    few = min(64, probabilities.shape[-1])
-    top, tokens = probabilities.topk(few)
-    if few < probabilities.shape[-1] and top.sum(-1).min() <= sampling.top_p:
+    few = min(FEW, probabilities.shape[-1])
+    top, tokens = _by_token(*probabilities.topk(few))
+    if top[:, 0].isnan().any():
+        raise RacError(
+            "the model's logits are not numbers: its weights are broken or overflow dtype"
+        )
+    if (
+        few < probabilities.shape[-1]
+        and (top * (top > top[:, -1:])).sum(-1).min() <= sampling.top_p
+    ):
         top, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
     cumulative = top.cumsum(-1)
     nucleus = top * (cumulative - top < sampling.top_p)
@@ -92,6 +104,13 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
     chosen = torch.searchsorted(cumulative, targets, right=True)
     last = (nucleus > 0).sum(-1, keepdim=True) - 1
     return tokens.gather(-1, torch.minimum(chosen, last)).squeeze(-1)
+
+
+def _by_token(top: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order ties by token, which topk does not; else a sample would hang on who needs the full sort."""
+    tokens, order = tokens.sort(dim=-1)
+    top, by_probability = top.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    return top, tokens.gather(-1, by_probability)
 
 
 @torch.inference_mode()

@@ -9,6 +9,8 @@ from rac.errors import RacError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
+
 
 def identity(folder: Path) -> str:
     """SHA-256 over the weights of a folder that the `model` or the `compress` stage made.
@@ -20,7 +22,7 @@ def identity(folder: Path) -> str:
     record = compressed if compressed.exists() else Path(folder) / "model.json"
     try:
         return read_json(record)["weights_sha256"]
-    except KeyError:
+    except (KeyError, TypeError):
         raise RacError(f"{record} has no 'weights_sha256'; delete {folder}") from None
 
 
@@ -31,6 +33,7 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
         RacError: no such folder, or weights that are cut, foreign or do not fit config.json.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -45,10 +48,19 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
             dtype=getattr(torch, dtype),
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are reported below
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
+        line = " ".join(str(error).split())[:300] or type(error).__name__
         raise RacError(f"cannot load the checkpoint {folder}: {line}") from None
     model, report = loaded
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -66,12 +78,16 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    # Without these files transformers makes a tokenizer of no words, and says nothing.
+    if not any(file for kind in TOKENIZERS for file in Path(folder).glob(kind)):
+        raise RacError(f"{folder} has no tokenizer: none of {', '.join(TOKENIZERS)} is there")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise RacError(
-            f"cannot load the tokenizer in {folder}: {str(error).splitlines()[0]}"
-        ) from None
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        line = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RacError(f"cannot load the tokenizer in {folder}: {line}") from None
     if not tokenizer.chat_template:
         raise RacError(f"the tokenizer in {folder} has no chat template; a reasoning model has one")
     return tokenizer
@@ -85,7 +101,9 @@ def stop_tokens(folder: Path) -> list[int]:
     """
     for name in ("generation_config.json", "config.json"):
         file = Path(folder) / name
-        stop = read_json(file).get("eos_token_id") if file.exists() else None
-        if stop is not None:
-            return [stop] if isinstance(stop, int) else list(stop)
+        values = read_json(file) if file.exists() else {}
+        stop = values.get("eos_token_id") if isinstance(values, dict) else None
+        stops: list[Any] = stop if isinstance(stop, list) else [stop]
+        if stops and all(isinstance(token, int) for token in stops):
+            return stops
     raise RacError(f"{folder}: no eos_token_id in generation_config.json or config.json")

@@ -10,6 +10,7 @@ from rac.models import weights
 from rac.models.reasoner import WEIGHTS
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "README.md")
+RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
 
 
 def prepare_model(model: Model, name: str, output: Path) -> None:
@@ -21,40 +22,42 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
     Raises:
         RacError: the folder, the repository or a file of it is missing, damaged or of a foreign kind.
     """
+    source = WEIGHTS if model.embedded else model.path
     with atomic_folder(output) as folder:
         if model.hub:
             _download(model, name, folder)
         else:
-            source = WEIGHTS if model.embedded else model.path
             if source is None or not (source / "config.json").is_file():
                 raise RacError(
                     f"models.{name}.path: {source} is not a Hugging Face folder (config.json is missing)"
                 )
             for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
+                if file.name in RECORDS:
+                    continue
                 if file.suffix == ".safetensors":
                     (folder / file.name).symlink_to(file.resolve())
                 else:
                     shutil.copyfile(file, folder / file.name)
+        try:
+            record = _record(folder, model.dtype)
+        except (RacError, ValueError) as error:  # this folder vanishes: name the one that stays
+            place = str(model.hub or source)
+            raise RacError(f"models.{name}: {error}".replace(str(folder), place)) from None
         write_json(
-            folder / "model.json",
-            {
-                "weights_sha256": weights.sha256(folder),
-                "linear_groups": _linear_groups(folder, model.dtype),
-            }
-            | provenance(definition=model.model_dump(mode="json")),
+            folder / "model.json", record | provenance(definition=model.model_dump(mode="json"))
         )
 
 
-def _linear_groups(folder: Path, dtype: str) -> list[dict]:
+def _record(folder: Path, dtype: str) -> dict:
     from rac.linear import groups
     from rac.models.checkpoint import load_model, load_tokenizer, stop_tokens
 
     load_tokenizer(folder)  # what is wrong with it is said here, not hours later
     stop_tokens(folder)
-    try:
-        return groups(load_model(folder, dtype))
-    except ValueError as error:
-        raise RacError(f"{folder.name}: {error}") from None
+    return {
+        "weights_sha256": weights.sha256(folder),
+        "linear_groups": groups(load_model(folder, dtype)),
+    }
 
 
 def _download(model: Model, name: str, folder: Path) -> None:
@@ -68,7 +71,7 @@ def _download(model: Model, name: str, folder: Path) -> None:
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise RacError(
             f"models.{name}: cannot download {model.hub}@{model.revision} "
-            f"({str(error).splitlines()[0]}); without a network, put the repository's files in a "
+            f"({' '.join(str(error).split())}); without a network, put the repository's files in a "
             f"folder and give it as models.{name}.path"
         ) from None
     shutil.rmtree(folder / ".cache", ignore_errors=True)

@@ -64,6 +64,20 @@ def sha256(folder: Path) -> str:
     return sha256_json({file.name: sha256_file(file) for file in files(folder)})
 
 
+def size(folder: Path) -> dict:
+    """Parameters stored (tied ones once), those that are not zero, bytes of the weight files."""
+    parameters = nonzero = 0
+    for name, file in locate(folder).items():
+        tensor = read(file, name)
+        parameters += tensor.numel()
+        nonzero += int(tensor.count_nonzero())
+    return {
+        "parameters": parameters,
+        "nonzero_parameters": nonzero,
+        "bytes_on_disk": sum(file.stat().st_size for file in files(folder)),
+    }
+
+
 def _opened(file: Path):
     try:
         return safe_open(file, "pt")

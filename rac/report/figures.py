@@ -10,10 +10,9 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from rac.report import tidy
-from rac.report.style import INK, RC, SIZE, Style, percent_tick, points_tick
+from rac.report.style import INK, RC, SIZE, Style, legend, log_axis, percent_tick, points_tick
 
 LINES = ("-", "--", ":", "-.")
 BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
@@ -62,7 +61,7 @@ def against_sparsity(
                 **BARS,
             )
         if log and (points[value] > 0).all():
-            _log(axes, "y")
+            log_axis(axes, "y")
         elif share:
             axes.set_ylim(-0.03, 1.03)
         elif zero:
@@ -73,7 +72,7 @@ def against_sparsity(
         axes.xaxis.set_major_formatter(percent_tick)
         axes.set_xlabel("sparsity (share of zeros)")
         axes.set_ylabel(label)
-        _legend(axes)
+        legend(axes)
         return figure
 
 
@@ -91,7 +90,7 @@ def dots(
     """
     points = frame[~tidy.sweeps(frame) & (frame["variant"] != "dense")]
     with rc_context(RC):
-        figure = Figure(figsize=SIZE)
+        figure = Figure(figsize=(SIZE[0], max(1.6, 0.24 * len(points) + 1.1)))
         axes = figure.add_subplot()
         _dense_band(axes, frame, value, vertical=True)
         rows = _rows(axes, points, "calibration")
@@ -112,7 +111,7 @@ def dots(
         else:
             axes.set_xlim(left=0)
         axes.set_xlabel(label)
-        _legend(axes)
+        legend(axes)
         return figure
 
 
@@ -124,7 +123,7 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
         style: of `styles`.
     """
     with rc_context(RC):
-        figure = Figure(figsize=(SIZE[0], max(SIZE[1], 0.24 * len(frame) + 0.9)))
+        figure = Figure(figsize=(SIZE[0], max(1.6, 0.2 * len(frame) + 1.1)))
         axes = figure.add_subplot()
         rows = _rows(axes, frame, "baseline")
         axes.axvline(0, color=INK, linewidth=1)
@@ -145,7 +144,7 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
         axes.set_xlim(min(left, -margin), max(right, margin))
         axes.xaxis.set_major_formatter(points_tick)
         axes.set_xlabel("difference in accuracy, percentage points")
-        _legend(axes)
+        legend(axes)
         return figure
 
 
@@ -173,7 +172,7 @@ def per_layer(frame: pd.DataFrame, value: str, label: str, style: dict[str, Styl
                 alpha=0.9,
             )
         if (frame[value] > 0).all():
-            _log(axes, "y")
+            log_axis(axes, "y")
         starts = frame.groupby("block")["layer"].min()
         for start in starts.iloc[1:]:
             axes.axvline(start - 0.5, color="#c9ced6", linewidth=0.7)
@@ -184,7 +183,7 @@ def per_layer(frame: pd.DataFrame, value: str, label: str, style: dict[str, Styl
         axes.grid(False, axis="x")
         axes.set_xlabel("decoder block (a point is a linear layer)")
         axes.set_ylabel(label)
-        _legend(axes)
+        legend(axes)
         return figure
 
 
@@ -224,10 +223,10 @@ def price(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
             axes.plot(dense["loss_text"], dense["loss_thoughts"], "k*", markersize=9, label="dense")
         for axis, column in (("x", "loss_text"), ("y", "loss_thoughts")):
             if frame[column].min() > 0 and frame[column].max() > 10 * frame[column].min():
-                _log(axes, axis)
+                log_axis(axes, axis)
         axes.set_xlabel("loss on text (nats a token)")
         axes.set_ylabel("loss on thoughts (nats a token)")
-        _legend(axes)
+        legend(axes)
         return figure
 
 
@@ -285,36 +284,3 @@ def _line_kind(axes: Axes, solvers: list[str], solver: Any) -> str:
     if len(solvers) > 1 and solver not in axes.get_legend_handles_labels()[1]:
         axes.plot([], [], color=INK, linestyle=kind, label=solver)
     return kind
-
-
-def _legend(axes: Axes) -> None:
-    """A legend above the axes, each label once and dense first; the figure grows by its rows."""
-    unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    if not unique:
-        return
-    labels = sorted(unique, key=lambda label: label != "dense")
-    row = 58  # characters, a key counting five
-    if sum(len(label) + 5 for label in labels) <= row:
-        columns = len(labels)
-    else:
-        columns = max(1, row // (max(map(len, labels)) + 5))
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(labels) // columns) - 1))
-    figure.legend(
-        [unique[label] for label in labels],
-        labels,
-        loc="outside upper left",
-        ncols=columns,
-        handlelength=1.8,
-        columnspacing=1,
-    )
-
-
-def _log(axes: Axes, which: str) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 3 and 5."""
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axis.set_major_formatter(lambda x, _: f"{x:g}")
-    axis.set_minor_formatter(NullFormatter())

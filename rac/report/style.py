@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 from markupsafe import escape
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 RC: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -76,6 +78,39 @@ def styles(calibrations: Iterable[str]) -> dict[str, Style]:
     """A style for each calibration: fixed for the usual names, by first appearance for others."""
     others = [name for name in dict.fromkeys(calibrations) if name not in FIXED]
     return FIXED | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+
+
+def legend(axes: Axes) -> None:
+    """A legend above the axes, each label once and dense first; the figure grows by its rows."""
+    unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if not unique:
+        return
+    labels = sorted(unique, key=lambda label: label != "dense")
+    row = 58  # characters, a key counting five
+    if sum(len(label) + 5 for label in labels) <= row:
+        columns = len(labels)
+    else:
+        columns = max(1, row // (max(map(len, labels)) + 5))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(figure.get_figheight() + 0.18 * (-(-len(labels) // columns) - 1))
+    figure.legend(
+        [unique[label] for label in labels],
+        labels,
+        loc="outside upper left",
+        ncols=columns,
+        handlelength=1.8,
+        columnspacing=1,
+    )
+
+
+def log_axis(axes: Axes, which: str) -> None:
+    """A logarithmic axis with plain numbers at 1, 2, 3 and 5."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: Figure) -> str:

@@ -75,17 +75,7 @@ COLUMNS = (
     "config_sha256",
     "code_version",
 )
-COMPARED = (
-    "model",
-    "variant",
-    "eval",
-    "calibration",
-    "baseline",
-    "difference",
-    "se",
-    "low",
-    "high",
-)
+COMPARED = ("model", "variant", "eval", "calibration", "baseline", *Difference._fields)
 
 
 def summarize(

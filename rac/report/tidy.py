@@ -134,62 +134,35 @@ def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
     return pd.concat([kept, turned[kept.columns]]).sort_index(kind="stable").reset_index(drop=True)
 
 
-def verdict(low: float, high: float) -> str:
-    """What a 95 % interval of a difference says: higher, lower, or unclear (it includes zero)."""
-    return "higher" if low > 0 else "lower" if high < 0 else "unclear"
-
-
-def claims(comparisons: pd.DataFrame) -> list[dict]:
-    """What the intervals of one (model, eval) say, a dict a baseline.
+def headline(comparisons: pd.DataFrame) -> str:
+    """What the 95 % intervals of all models and evals say, as a sentence; empty if there are none.
 
     Args:
         comparisons: of one calibration, of `against`.
-
-    Returns:
-        Dicts of calibration, baseline, and the rows (dicts) that are higher, lower and unclear.
     """
-    found = []
-    for (calibration, baseline), group in comparisons.groupby(
-        ["calibration", "baseline"], sort=False
-    ):
-        said: dict = {"calibration": calibration, "baseline": baseline, "total": len(group)}
-        said |= {"higher": [], "lower": [], "unclear": []}
-        for row in group.to_dict("records"):
-            said[verdict(row["low"], row["high"])].append(row)
-        found.append(said)
-    return found
-
-
-def headline(found: list[dict]) -> str:
-    """The claims of all models and evals as a sentence; empty if there are none.
-
-    Args:
-        found: of `claims`.
-    """
-    counts: dict[tuple[str, str], int] = {}
-    for claim in found:
-        for said in ("higher", "lower", "unclear", "total"):
-            count = claim["total"] if said == "total" else len(claim[said])
-            key = (said, claim["baseline"])
-            counts[key] = counts.get(key, 0) + count
-    baselines = list(dict.fromkeys(claim["baseline"] for claim in found))
-    parts = []
-    for said, words in (("higher", "higher than with"), ("lower", "lower than with")):
-        named = [
-            f"{name} in {counts[said, name]} of {counts['total', name]}"
-            for name in baselines
-            if counts[said, name]
-        ]
-        if named:
-            parts.append(
-                f"{words} {' and '.join(filter(None, (', '.join(named[:-1]), named[-1])))}"
-            )
-    alike = [name for name in baselines if counts["unclear", name] == counts["total", name]]
-    if alike:
-        parts.append(f"not shown to differ from that with {' or '.join(alike)}")
-    if not parts:
+    if comparisons.empty:
         return ""
-    sentence = f"With {found[0]['calibration']} calibration, accuracy is {'; '.join(parts)}."
+    counts = comparisons.groupby("baseline", sort=False).agg(
+        total=("low", "size"),
+        higher=("low", lambda low: int((low > 0).sum())),
+        lower=("high", lambda high: int((high < 0).sum())),
+    )
+    parts = []
+    for said in ("higher", "lower"):
+        some = counts[counts[said] > 0]
+        if len(some):
+            named = [
+                f"with {row.Index} in {getattr(row, said)} of {row.total}"
+                for row in some.itertuples()
+            ]
+            listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+            parts.append(f"{said} than {listed}")
+    alike = counts[(counts["higher"] == 0) & (counts["lower"] == 0)].index
+    if len(alike):
+        parts.append(f"not shown to differ from that with {' or '.join(alike)}")
+    sentence = (
+        f"With {comparisons['calibration'].iloc[0]} calibration, accuracy is {'; '.join(parts)}."
+    )
     return re.sub(r"( in \d+ of \d+)", r"\1 comparisons", sentence, count=1)
 
 

@@ -1,6 +1,7 @@
 """A run's artefacts, made up: what the stages before `summary` would have written."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,17 +31,15 @@ def dense(correct, **more):
     return DENSE | none | {"correct": correct} | more
 
 
-class Run(dict):
-    """Arguments of `summarize` and `report`."""
-
-
-def write_run(root: Path, cells: list[dict], model: str = "tiny", name: str = "sums") -> Run:
+def write_run(
+    root: Path, cells: list[dict], model: str = "tiny", name: str = "sums"
+) -> dict[str, list]:
     """Write the artefacts of `cells`, and say where they are as `rac.matrix` would.
 
     A cell's optional keys: tokens, finished, texts (a problem), errors (decode, prompt), losses
     (thoughts, text), layers (a list of them), runtime.
     """
-    run = Run(cells=[], diagnostics=[], generations=[], sources=[])
+    run: dict[str, list] = {"cells": [], "diagnostics": [], "generations": [], "sources": []}
     model_json = root / f"resources/models/{model}/model.json"
     sizes = {"parameters": 1000, "nonzero_parameters": 1000, "bytes_on_disk": 4000}
     write_json(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
@@ -69,7 +68,7 @@ def write_run(root: Path, cells: list[dict], model: str = "tiny", name: str = "s
             }
             for i, right in enumerate(given["correct"])
         ]
-        paths = {
+        paths: dict[str, Any] = {
             "scores": folder / name / "scores.jsonl.zst",
             "metrics": folder / name / "metrics.json",
             "generation": folder / name / "generation.json",

@@ -38,15 +38,8 @@ def test_a_table_that_is_none_is_named(tmp_path, text, message):
         tidy.read(file)
 
 
-def test_claims_say_what_the_intervals_say():
-    rows = [comparison("a", 0.1, 0.3), comparison("b", -0.1, 0.1), comparison("c", -0.3, -0.1)]
-    (said,) = tidy.claims(pd.DataFrame([*rows, comparison("d", 0.0, 0.0)]))
-    assert (said["calibration"], said["baseline"], said["total"]) == ("rac", "c4", 4)
-    found = {key: [row["variant"] for row in said[key]] for key in ("higher", "lower", "unclear")}
-    assert found == {"higher": ["a"], "lower": ["c"], "unclear": ["b", "d"]}
-
-
 UP, DOWN, OPEN = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
+NONE, NAN = (0.0, 0.0), (float("nan"), float("nan"))
 
 
 @pytest.mark.parametrize(
@@ -63,20 +56,22 @@ UP, DOWN, OPEN = (0.1, 0.3), (-0.3, -0.1), (-0.1, 0.1)
             "lower than with c4 in 1 of 3.",
         ),
         (
-            [("c4", DOWN), ("wiki", DOWN), ("mix", DOWN), ("prompts", OPEN), ("web", OPEN)],
-            "With rac calibration, accuracy is lower than with c4 in 1 of 1 comparisons, wiki in 1 "
-            "of 1 and mix in 1 of 1; not shown to differ from that with prompts or web.",
+            [
+                ("c4", DOWN),
+                ("wiki", DOWN),
+                ("mix", DOWN),
+                ("prompts", OPEN),
+                ("web", NONE),
+                ("web", NAN),
+            ],
+            "With rac calibration, accuracy is lower than with c4 in 1 of 1 comparisons, with wiki "
+            "in 1 of 1 and with mix in 1 of 1; not shown to differ from that with prompts or web.",
         ),
     ],
 )
 def test_the_headline_says_whichever_way_the_numbers_fall(rows, sentence):
-    frame = pd.DataFrame([comparison("a", *ends, baseline=name) for name, ends in rows])
-    assert tidy.headline(tidy.claims(frame) if rows else []) == sentence
-
-
-def test_an_undefined_interval_claims_nothing():
-    (said,) = tidy.claims(pd.DataFrame([comparison("a", float("nan"), float("nan"))]))
-    assert len(said["unclear"]) == 1
+    compared = [comparison("a", *ends, baseline=name) for name, ends in rows]
+    assert tidy.headline(pd.DataFrame(compared)) == sentence
 
 
 def test_comparisons_are_turned_to_their_subject():

@@ -96,9 +96,7 @@ class Project:
     def make(self, *arguments: str) -> str:
         """Run snakemake, which must succeed."""
         code, output = self.run(*arguments)
-        logs = [
-            f"{log}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("logs/**/*.log")
-        ]
+        logs = [f"{log}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("logs/**/*.log")]
         assert code == 0, "\n".join([output, *logs])
         return output
 

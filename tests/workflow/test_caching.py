@@ -36,7 +36,12 @@ def test_a_new_sparsity_computes_only_itself(finished):
 
 
 def test_comments_and_docstrings_change_nothing(finished):
-    for name in ("traces.py", "solvers/sparsegpt.py", "evaluate/math.py", "engines/transformers.py"):
+    for name in (
+        "traces.py",
+        "solvers/sparsegpt.py",
+        "evaluate/math.py",
+        "engines/transformers.py",
+    ):
         file = finished.folder / "rac" / name
         file.write_text(file.read_text() + "\n# a comment\n")
     edit(finished.folder / "rac/compress.py", '"""Stage `compress`', '"""The stage `compress`')
@@ -101,10 +106,15 @@ def test_changed_input_recomputes_what_was_made_of_it(finished):
     file = finished.folder / "own problems.jsonl"
     file.write_text(file.read_text() + '\n{"question": "9 + 9?", "answer": "18"}\n')
     planned = finished.planned()
-    assert planned == {"dataset": 1, "requests": 1} | {
-        "generate": EVERY_CELL,
-        "score": EVERY_CELL,
-    } | TABLE
+    assert (
+        planned
+        == {"dataset": 1, "requests": 1}
+        | {
+            "generate": EVERY_CELL,
+            "score": EVERY_CELL,
+        }
+        | TABLE
+    )
 
 
 def test_traces_of_another_budget_recompute_what_hangs_on_them(finished):

@@ -23,7 +23,10 @@ def wait_for(path: Path, process, seconds: float = 300) -> None:
     ("work", "target"),
     [
         ("results/tiny/traces/traces/work", "results/tiny/traces/traces/traces.jsonl.zst"),
-        ("results/tiny/none/dense/words/work", "results/tiny/none/dense/words/generations.jsonl.zst"),
+        (
+            "results/tiny/none/dense/words/work",
+            "results/tiny/none/dense/words/generations.jsonl.zst",
+        ),
     ],
     ids=["traces", "generate"],
 )

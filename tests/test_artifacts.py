@@ -1,0 +1,395 @@
+"""Files are whole or absent, whatever stops their writer."""
+
+import errno
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rac import artifacts
+from rac.errors import RacError
+
+PATIENCE = 120  # seconds that a subprocess may take on a busy machine
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def everything_in(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*")}
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_when_it_says(process: subprocess.Popen, word: str) -> None:
+    """SIGKILL a process once it has printed the line `word`."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == word:
+            break
+    process.kill()
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    process.stdout.close()
+
+
+def full_disk(*arguments: object, **keywords: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# Atomic writes
+
+
+def test_a_file_is_written_with_its_folders_and_nothing_else(tmp_path):
+    artifacts.write_text(tmp_path / "a" / "b" / "x.txt", "héllo")
+    assert (tmp_path / "a/b/x.txt").read_text(encoding="utf-8") == "héllo"
+    assert everything_in(tmp_path) == {"a", "a/b", "a/b/x.txt"}
+
+
+def test_an_exception_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x"
+    artifacts.write_text(file, "old")
+    with pytest.raises(KeyError), artifacts.atomic_file(file) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert file.read_text() == "old"
+    assert everything_in(tmp_path) == {"x"}
+
+
+def test_an_exception_leaves_the_old_folder(tmp_path):
+    folder = tmp_path / "f"
+    with artifacts.atomic_folder(folder) as temporary:
+        (temporary / "old").write_text("old")
+    with pytest.raises(KeyError), artifacts.atomic_folder(folder) as temporary:
+        (temporary / "half").write_text("half")
+        raise KeyError
+    assert everything_in(tmp_path) == {"f", "f/old"}
+
+
+def test_a_folder_replaces_the_old_one_whole(tmp_path):
+    for name in ("first", "second"):
+        with artifacts.atomic_folder(tmp_path / "f") as temporary:
+            (temporary / "deep").mkdir()
+            (temporary / "deep" / name).write_text(name)
+    assert everything_in(tmp_path) == {"f", "f/deep", "f/deep/second"}
+
+
+def test_files_can_be_read_by_others_as_the_umask_says(tmp_path):
+    with artifacts.atomic_file(tmp_path / "x") as temporary:
+        temporary.write_text("x")
+        temporary.chmod(0o600)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~artifacts.UMASK
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.open", "pathlib.Path.write_text"])
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch, call):
+    file = tmp_path / "x"
+    artifacts.write_text(file, "old")
+    with monkeypatch.context() as patched:
+        patched.setattr(call, full_disk)
+        with pytest.raises(RacError, match=f"^cannot write {re.escape(str(file))}: No space left"):
+            artifacts.write_text(file, "new")
+    assert file.read_text() == "old"
+    assert everything_in(tmp_path) == {"x"}
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path, monkeypatch):
+    with artifacts.atomic_folder(tmp_path / "f") as temporary:
+        (temporary / "old").write_text("old")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full_disk)
+        with (
+            pytest.raises(RacError, match="cannot write .*f: No space left"),
+            artifacts.atomic_folder(tmp_path / "f") as temporary,
+        ):
+            (temporary / "new").write_text("new")
+    assert everything_in(tmp_path) == {"f", "f/old"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "artifacts.write_jsonl(out, [{'x': 'x' * 100000}])",
+        "artifacts.write_jsonl(out.with_suffix('.zst'), [{'x': os.urandom(100000).hex()}])",
+        "with artifacts.atomic_file(out) as t: save_file({'x': numpy.zeros(100000)}, t)",
+        "with artifacts.atomic_folder(out) as t: save_file({'x': numpy.zeros(100000)}, t / 'x')",
+    ],
+    ids=["jsonl", "zst", "safetensors", "folder"],
+)
+def test_what_the_system_refuses_in_the_middle_of_a_write_is_one_line(tmp_path, write):
+    script = f"""
+    import os, resource, signal, sys, numpy
+    from pathlib import Path
+    from safetensors.numpy import save_file
+    from rac import artifacts
+    from rac.errors import RacError
+    out = Path(sys.argv[1])
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+    try:
+        {write}
+    except RacError as error:
+        print(error)
+    """
+    process = start(script, tmp_path / "x.jsonl")
+    printed, _ = process.communicate(timeout=PATIENCE)
+    assert printed.startswith(f"cannot write {tmp_path / 'x'}")
+    assert "File too large" in printed
+    assert printed.count("\n") == 1
+    assert everything_in(tmp_path) == set()
+
+
+def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file_and_the_next_write_tidies_up(tmp_path):
+    file = tmp_path / "x[1].txt"
+    artifacts.write_text(file, "old")
+    script = """
+    import sys, time
+    from pathlib import Path
+    from rac import artifacts
+    file = Path(sys.argv[1])
+    with artifacts.atomic_folder(file.with_name("folder")) as folder:
+        (folder / "half").write_text("half")
+        with artifacts.atomic_file(file) as temporary:
+            temporary.write_text("half")
+            print("writing", flush=True)
+            time.sleep(600)
+    """
+    kill_when_it_says(start(script, file), "writing")
+    assert file.read_text() == "old"
+    assert not (tmp_path / "folder").exists()
+    assert len(everything_in(tmp_path)) == 4  # the old file, two leftovers, and what is in one
+    artifacts.write_text(file, "new")
+    with artifacts.atomic_folder(tmp_path / "folder"):
+        pass
+    assert everything_in(tmp_path) == {"x[1].txt", "folder"}
+
+
+def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path):
+    (tmp_path / f".x.{os.getppid()}.tmp").write_text("being written")
+    artifacts.write_text(tmp_path / "x", "x")
+    assert everything_in(tmp_path) == {"x", f".x.{os.getppid()}.tmp"}
+
+
+# JSON and JSON lines
+
+
+@given(rows=st.lists(st.dictionaries(st.text(), json_values, max_size=3), max_size=4))
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.zst"])
+def test_rows_come_back_as_they_were(tmp_path_factory, name, rows):
+    file = tmp_path_factory.getbasetemp() / name
+    artifacts.write_jsonl(file, rows)
+    assert artifacts.read_jsonl(file) == rows
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.zst"])
+def test_line_separators_inside_strings_do_not_cut_rows(tmp_path, name):
+    rows = [{"text": "a\u2028b\u2029c\x85d\r\ne\x0bf"}, {"text": "ü 🙂 </script>"}, {}]
+    artifacts.write_jsonl(tmp_path / name, rows)
+    assert artifacts.read_jsonl(tmp_path / name) == rows
+
+
+@pytest.mark.parametrize("left", [0, 3, 0.5, -1])
+def test_a_cut_zstandard_file_is_one_line_that_names_it(tmp_path, left):
+    file = tmp_path / "rows.jsonl.zst"
+    artifacts.write_jsonl(file, [{"a": i} for i in range(500)])
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * left) if isinstance(left, float) else left])
+    with pytest.raises(RacError, match=f"^{re.escape(str(file))} is damaged: .*delete it") as error:
+        artifacts.read_jsonl(file)
+    assert "\n" not in str(error.value)
+
+
+def test_all_frames_of_a_zstandard_file_are_read():
+    frames = [zstandard.compress(f'{{"a": {i}}}\n'.encode()) for i in range(3)]
+    assert artifacts.parse_jsonl(b"".join(frames), "zst") == [{"a": 0}, {"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("content", "compression"),
+    [
+        (b'{"a": 1}\n{"a": ', None),
+        (b'{"a": 1}\n[1]\n', None),
+        (b"\xff\xfe\xff\n", None),
+        (b'{"a": 1}\n', "zst"),
+        (b'{"a": 1}\n', "gz"),
+        (gzip.compress(b'{"a": 1}\n')[:-9], "gz"),
+    ],
+)
+def test_what_is_not_json_lines_is_an_error(content, compression):
+    with pytest.raises(ValueError):
+        artifacts.parse_jsonl(content, compression)
+
+
+@pytest.mark.parametrize("read", [artifacts.read_json, artifacts.read_jsonl])
+def test_a_missing_a_damaged_and_an_unreadable_file_are_one_line_each(tmp_path, read):
+    with pytest.raises(RacError, match=r"absent is missing$"):
+        read(tmp_path / "absent")
+    (tmp_path / "damaged").write_text("{")
+    with pytest.raises(RacError, match="damaged is damaged: "):
+        read(tmp_path / "damaged")
+    with pytest.raises(RacError, match="cannot read .*: Is a directory"):
+        read(tmp_path)
+
+
+def test_json_hash_hangs_on_values_and_not_on_the_order_of_keys():
+    assert artifacts.sha256_json({"a": 1, "b": "é"}) == artifacts.sha256_json({"b": "é", "a": 1})
+    assert artifacts.sha256_json({"a": 1}) != artifacts.sha256_json({"a": 1.5})
+
+
+# Parts
+
+
+def squares(i: int) -> list[dict]:
+    return [{"part": i, "square": i * i}]
+
+
+def never(i: int) -> list[dict]:
+    raise AssertionError(f"part {i} was computed again")
+
+
+def test_parts_are_computed_once(tmp_path):
+    work = tmp_path / "work"
+    first = list(artifacts.parts(work, {"seed": 1}, 3, squares))
+    assert first == [squares(0), squares(1), squares(2)]
+    assert list(artifacts.parts(work, {"seed": 1}, 3, never)) == first
+
+
+def test_parts_stop_where_their_reader_does(tmp_path):
+    computed: list[int] = []
+
+    def compute(i: int) -> list[dict]:
+        computed.append(i)
+        return squares(i)
+
+    next(artifacts.parts(tmp_path / "work", {}, 3, compute))
+    assert computed == [0]
+
+
+def test_parts_of_another_header_are_thrown_away_out_loud(tmp_path, capsys):
+    work = tmp_path / "work"
+    list(artifacts.parts(work, {"seed": 1}, 2, squares))
+    assert capsys.readouterr().err == ""
+    other = list(artifacts.parts(work, {"seed": 2}, 2, lambda i: [{"other": i}]))
+    assert other == [[{"other": 0}], [{"other": 1}]]
+    assert capsys.readouterr().err == (
+        f"{work}: parts of another definition or code are thrown away\n"
+    )
+
+
+def test_a_part_that_fails_leaves_the_ones_before_it(tmp_path):
+    def fails_at_two(i: int) -> list[dict]:
+        if i == 2:
+            raise RuntimeError
+        return squares(i)
+
+    with pytest.raises(RuntimeError):
+        list(artifacts.parts(tmp_path, {}, 3, fails_at_two))
+    assert everything_in(tmp_path) == {
+        "header.json",
+        "part-00000.jsonl.zst",
+        "part-00001.jsonl.zst",
+    }
+
+
+def test_a_damaged_part_is_one_line_that_names_it(tmp_path):
+    # A part gets its name when it is whole, so damage means trouble of the disk: the user is told.
+    list(artifacts.parts(tmp_path, {}, 2, squares))
+    part = tmp_path / "part-00001.jsonl.zst"
+    part.write_bytes(part.read_bytes()[:-5])
+    with pytest.raises(RacError, match=r"part-00001\.jsonl\.zst is damaged: .*delete it"):
+        list(artifacts.parts(tmp_path, {}, 2, never))
+    part.unlink()
+    assert list(artifacts.parts(tmp_path, {}, 2, squares)) == [squares(0), squares(1)]
+
+
+def test_a_killed_stage_goes_on_after_its_last_whole_part(tmp_path):
+    script = """
+    import sys, time
+    from pathlib import Path
+    from rac import artifacts
+
+    def rows():
+        yield {"part": 2, "square": "half"}
+        print("in part 2", flush=True)
+        time.sleep(600)
+
+    def compute(i):
+        return rows() if i == 2 else [{"part": i, "square": i * i}]
+
+    list(artifacts.parts(Path(sys.argv[1]), {"seed": 1}, 4, compute))
+    """
+    work = tmp_path / "work"
+    kill_when_it_says(start(script, work), "in part 2")
+    computed: list[int] = []
+
+    def compute(i: int) -> list[dict]:
+        computed.append(i)
+        return squares(i)
+
+    assert list(artifacts.parts(work, {"seed": 1}, 4, compute)) == [squares(i) for i in range(4)]
+    assert computed == [2, 3]
+    assert list(artifacts.parts(tmp_path / "unbroken", {"seed": 1}, 4, squares)) == [
+        squares(i) for i in range(4)
+    ]
+    unbroken, resumed = (
+        {f.name: f.read_bytes() for f in folder.iterdir()}
+        for folder in (tmp_path / "unbroken", work)
+    )
+    assert unbroken == resumed
+
+
+# The lock
+
+
+def test_a_lock_refuses_a_second_process_and_lets_go_when_its_holder_is_killed(tmp_path):
+    script = """
+    import sys, time
+    from pathlib import Path
+    from rac import artifacts
+    artifacts.hold(Path(sys.argv[1]))
+    print("held", flush=True)
+    time.sleep(600)
+    """
+    lock = tmp_path / "results" / ".lock"
+    holder = start(script, lock)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RacError, match=rf"another workflow .* \(process {holder.pid}\): wait"):
+        artifacts.hold(lock)
+    kill_when_it_says(holder, "")
+    taker = start(script, lock)
+    assert taker.stdout is not None
+    assert taker.stdout.readline() == "held\n"
+    assert lock.read_text() == str(taker.pid)
+    kill_when_it_says(taker, "")
+
+
+def test_a_lock_that_the_system_refuses_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", full_disk)
+    with pytest.raises(RacError, match=r"^cannot lock .*: No space left"):
+        artifacts.hold(tmp_path / ".lock")
+
+
+def test_provenance_is_json_and_names_inputs_versions_and_machine():
+    made = json.loads(json.dumps(artifacts.provenance(weights="abc")))["provenance"]
+    assert made["inputs"] == {"weights": "abc"}
+    assert made["versions"]["torch"].startswith("2.")
+    assert {"host", "cores"} <= set(made["machine"])
