@@ -7,7 +7,7 @@ that something outside the code is to be put right.
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,12 @@ from pydantic import BaseModel, ValidationError
 from rac import config as definitions
 from rac.errors import RacError
 
+Kind = TypeVar("Kind", bound=BaseModel)
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+Definition = TypeVar("Definition", bound=BaseModel)
 
 
 def definition(kind: type[BaseModel]) -> Any:
@@ -23,7 +28,7 @@ def definition(kind: type[BaseModel]) -> Any:
     return typer.Option(parser=partial(parse, kind), metavar="JSON")
 
 
-def parse(kind: type[BaseModel], text: str) -> BaseModel:
+def parse(kind: type[Kind], text: str) -> Kind:
     """The definition that `text` holds as JSON.
 
     Raises:
@@ -240,7 +245,7 @@ def train_reasoner(
     """Train the embedded reasoner anew."""
     from rac.models.reasoner import train
 
-    train.train(output, seed, steps or train.STEPS)
+    train.train(output, seed, train.STEPS if steps is None else steps)
 
 
 @app.command()

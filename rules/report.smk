@@ -4,11 +4,12 @@ rule report:
         comparisons="results/comparisons.csv",
         files=matrix.report_files(settings),
     output:
-        report(
+        page=report(
             "results/report.html",
             caption="../docs/captions/report.rst",
             category="Results",
         ),
+        figures=directory("results/figures"),
     log:
         "logs/report.log",
     conda:
@@ -18,4 +19,4 @@ rule report:
         code=stage("report"),
     shell:
         "python -m rac report --config {params.config:q} --summary {input.summary:q}"
-        " --comparisons {input.comparisons:q} --output {output:q} > {log:q} 2>&1"
+        " --comparisons {input.comparisons:q} --output {output.page:q} > {log:q} 2>&1"

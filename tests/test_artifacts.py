@@ -40,12 +40,15 @@ def start(script: str, *arguments: object) -> subprocess.Popen:
     )
 
 
-def kill_when_it_says(process: subprocess.Popen, word: str) -> None:
-    """SIGKILL a process once it has printed the line `word`."""
+def wait_for(process: subprocess.Popen, word: str) -> None:
+    """Wait until a process prints the line `word`."""
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip() == word:
-            break
+    assert process.stdout.readline() == f"{word}\n"
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL a process."""
+    assert process.stdout is not None
     process.kill()
     assert process.wait(PATIENCE) == -signal.SIGKILL
     process.stdout.close()
@@ -172,7 +175,9 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file_and_the_next_write_
             print("writing", flush=True)
             time.sleep(600)
     """
-    kill_when_it_says(start(script, file), "writing")
+    process = start(script, file)
+    wait_for(process, "writing")
+    kill(process)
     assert file.read_text() == "old"
     assert not (tmp_path / "folder").exists()
     assert len(everything_in(tmp_path)) == 4  # the old file, two leftovers, and what is in one
@@ -337,7 +342,9 @@ def test_a_killed_stage_goes_on_after_its_last_whole_part(tmp_path):
     list(artifacts.parts(Path(sys.argv[1]), {"seed": 1}, 4, compute))
     """
     work = tmp_path / "work"
-    kill_when_it_says(start(script, work), "in part 2")
+    process = start(script, work)
+    wait_for(process, "in part 2")
+    kill(process)
     computed: list[int] = []
 
     def compute(i: int) -> list[dict]:
@@ -370,16 +377,14 @@ def test_a_lock_refuses_a_second_process_and_lets_go_when_its_holder_is_killed(t
     """
     lock = tmp_path / "results" / ".lock"
     holder = start(script, lock)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+    wait_for(holder, "held")
     with pytest.raises(RacError, match=rf"another workflow .* \(process {holder.pid}\): wait"):
         artifacts.hold(lock)
-    kill_when_it_says(holder, "")
+    kill(holder)
     taker = start(script, lock)
-    assert taker.stdout is not None
-    assert taker.stdout.readline() == "held\n"
+    wait_for(taker, "held")
     assert lock.read_text() == str(taker.pid)
-    kill_when_it_says(taker, "")
+    kill(taker)
 
 
 def test_a_lock_that_the_system_refuses_says_so(tmp_path, monkeypatch):

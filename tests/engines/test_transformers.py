@@ -1,0 +1,255 @@
+"""The batched engine against a loop of one sample at a time without a cache, and the nucleus."""
+
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rac.config import Sampling
+from rac.engines import transformers as engine
+from rac.engines.transformers import GrowingLayer, generate, grouped_sdpa, sample
+from rac.errors import RacError
+
+SAMPLING = Sampling(temperature=1.0, top_p=0.9)
+PROMPTS = [[5, 9, 12], [7], [30, 31, 32, 33, 34, 35, 36], [700, 4], [8, 8, 8, 8]]
+SEEDS = [11, 12, 13, 14, 15]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(random_qwen2):
+    model = random_qwen2(seed=3)
+    model.set_attn_implementation("grouped_sdpa")
+    return model
+
+
+def nucleus(logits: list[float], sampling: Sampling) -> dict[int, float]:
+    """Token → probability by the definition, in float64; ties in the order of tokens."""
+    weights = torch.tensor(logits, dtype=torch.float64).div(sampling.temperature).softmax(-1)
+    order = sorted(range(len(logits)), key=lambda token: (-weights[token].item(), token))
+    kept: dict[int, float] = {}
+    for token in order:
+        if sum(kept.values()) >= sampling.top_p:
+            break
+        kept[token] = weights[token].item()
+    return {token: weight / sum(kept.values()) for token, weight in kept.items()}
+
+
+def draw(logits: list[float], uniform: float, sampling: Sampling) -> int:
+    passed = 0.0
+    for token, probability in nucleus(logits, sampling).items():
+        passed += probability
+        if passed > uniform:
+            return token
+    return token
+
+
+@torch.inference_mode()
+def slow(model, stop, prompt, seed, sampling, max_new_tokens) -> tuple[list[int], str]:
+    """One sample, the whole sequence through the stock model at each step."""
+    uniforms = torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)).tolist()
+    ids: list[int] = []
+    for uniform in uniforms:
+        logits = model(torch.tensor([prompt + ids]), use_cache=False).logits[0, -1].tolist()
+        ids.append(draw(logits, uniform, sampling))
+        if ids[-1] in stop:
+            return ids, "stop"
+    return ids, "length"
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_batch_equals_one_sample_at_a_time_without_cache(random_qwen2, kv_heads):
+    fast, stock = (random_qwen2(seed=kv_heads, num_key_value_heads=kv_heads) for _ in range(2))
+    fast.set_attn_implementation("grouped_sdpa")
+    stop = list(range(0, 40))  # so that some samples stop and others do not
+    batch = generate(fast, stop, PROMPTS, SEEDS, SAMPLING, 24)
+    single = [slow(stock, stop, p, s, SAMPLING, 24) for p, s in zip(PROMPTS, SEEDS, strict=True)]
+    assert [tuple(completion) for completion in batch] == single
+    assert len({completion.finish_reason for completion in batch}) == 2
+
+
+def test_the_same_seeds_give_the_same_tokens_and_others_do_not(model):
+    first, again = (generate(model, [2], PROMPTS, SEEDS, SAMPLING, 12) for _ in range(2))
+    assert first == again
+    other = generate(model, [2], PROMPTS, [seed + 100 for seed in SEEDS], SAMPLING, 12)
+    assert all(a.token_ids != b.token_ids for a, b in zip(first, other, strict=True))
+
+
+def test_a_sample_does_not_hang_on_what_shares_its_batch(model):
+    together = generate(model, [2], PROMPTS, SEEDS, SAMPLING, 12)
+    for i, prompt in enumerate(PROMPTS):
+        assert generate(model, [2], [prompt], [SEEDS[i]], SAMPLING, 12) == [together[i]]
+    backwards = generate(model, [2], PROMPTS[::-1], SEEDS[::-1], SAMPLING, 12)
+    assert backwards == together[::-1]
+
+
+def test_finished_samples_leave_the_batch(model):
+    stop = list(range(0, 200))
+    sizes: list[int] = []
+    done = generate(model, stop, PROMPTS, SEEDS, SAMPLING, 30, sizes.append)
+    assert all(completion.finish_reason == "stop" for completion in done)
+    lengths = [len(completion.token_ids) for completion in done]
+    assert sizes == [sum(n > step for n in lengths) for step in range(max(lengths))]
+    assert sizes[0] > sizes[-1]
+
+
+def test_a_stop_token_ends_a_sample_and_is_its_last_token(model):
+    free = generate(model, [], PROMPTS, SEEDS, SAMPLING, 10)
+    assert [len(completion.token_ids) for completion in free] == [10] * len(PROMPTS)
+    assert {completion.finish_reason for completion in free} == {"length"}
+    stop = free[0].token_ids[4]
+    stopped = generate(model, [stop], PROMPTS, SEEDS, SAMPLING, 10)[0]
+    end = free[0].token_ids.index(stop) + 1
+    assert stopped == (free[0].token_ids[:end], "stop")
+
+
+def test_a_stop_token_as_the_last_allowed_token_is_a_stop(model):
+    free = generate(model, [], PROMPTS[:1], SEEDS[:1], SAMPLING, 6)[0].token_ids
+    last = next(n for n in range(1, 7) if free[n - 1] not in free[: n - 1])
+    done = generate(model, [free[last - 1]], PROMPTS[:1], SEEDS[:1], SAMPLING, last)
+    assert done == [(free[:last], "stop")]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.3, top_p=0.7)])
+@pytest.mark.parametrize("vocabulary", [6, 200])
+def test_draws_follow_the_nucleus(sampling, vocabulary):
+    n = 20_000
+    logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(1)) * 2
+    uniforms = torch.rand(n, generator=torch.Generator().manual_seed(2))
+    tokens = sample(logits.expand(n, -1), uniforms, sampling)
+    expected = nucleus(logits.tolist(), sampling)
+    counts = torch.bincount(tokens, minlength=vocabulary)
+    assert set(counts.nonzero().flatten().tolist()) <= set(expected)
+    likely = [token for token, probability in expected.items() if probability * n >= 5]
+    seen = [counts[token].item() for token in likely]
+    wanted = [expected[token] for token in likely]
+    seen.append(n - sum(seen))
+    wanted.append(max(1 - sum(wanted), 0))
+    if wanted[-1] * n < 1e-6:
+        assert seen.pop() == 0
+        wanted.pop()
+    total = sum(wanted)
+    result = scipy.stats.chisquare(seen, [n * p / total for p in wanted])
+    assert result.pvalue > 1e-3
+
+
+@given(
+    levels=st.lists(st.integers(-12, 12), min_size=2, max_size=90),
+    uniform=st.integers(0, 997).map(lambda i: (i + 0.37) / 998),
+    top_p=st.sampled_from([0.317, 0.713, 0.95, 1.0]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_draw_is_the_one_of_the_definition_ties_included(levels, uniform, top_p):
+    sampling = Sampling(temperature=0.6, top_p=top_p)
+    logits = [level / 3 for level in levels]
+    token = sample(torch.tensor([logits]), torch.tensor([uniform]), sampling).item()
+    near = {draw(logits, uniform + shift, sampling) for shift in (-1e-5, 0, 1e-5)}
+    assert token in near  # float32 against float64 may part at a border
+
+
+def test_few_tokens_and_the_full_sort_draw_the_same(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = (torch.randn(300, 500, generator=generator) * 4).bfloat16().float()  # many ties
+    uniforms = torch.rand(300, generator=generator)
+    sampling = Sampling(temperature=0.7, top_p=0.9)
+    full_sorts = []
+    whole_sort = torch.Tensor.sort
+
+    def counted(self, *arguments, **keywords):
+        full_sorts.append(self.shape[-1] == 500)
+        return whole_sort(self, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, "sort", counted)
+    few = [
+        sample(row[None], u[None], sampling).item() for row, u in zip(logits, uniforms, strict=True)
+    ]
+    assert not all(full_sorts) and any(full_sorts) is False
+    monkeypatch.setattr(engine, "FEW", 1)
+    assert sample(logits, uniforms, sampling).tolist() == few
+    assert any(full_sorts)
+
+
+def test_ties_do_not_make_a_sample_hang_on_a_neighbour_that_needs_the_full_sort():
+    generator = torch.Generator().manual_seed(0)
+    peaked = torch.randint(0, 12, (50, 400), generator=generator).float()
+    flat = torch.zeros(1, 400)
+    uniforms = torch.rand(51, generator=generator)
+    sampling = Sampling(temperature=0.5, top_p=0.9)
+    alone = [sample(peaked[i : i + 1], uniforms[i : i + 1], sampling).item() for i in range(50)]
+    assert sample(torch.cat([peaked, flat]), uniforms, sampling)[:50].tolist() == alone
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 65, 1000])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-24])
+def test_borders(vocabulary, uniform):
+    u = torch.tensor([uniform])
+    dominant = torch.zeros(1, vocabulary)
+    dominant[0, 3] = 100
+    assert sample(dominant, u, Sampling()).item() == 3
+    assert sample(dominant, u, Sampling(top_p=1)).item() == 3
+    flat = torch.zeros(1, vocabulary)
+    everything = sample(flat, u, Sampling(top_p=1)).item()
+    assert everything == pytest.approx(int(uniform * vocabulary), abs=1)
+    assert 0 <= everything < vocabulary
+    smallest = Sampling(top_p=1e-6)
+    assert sample(flat, u, smallest).item() == 0
+    forbidden = torch.full((1, vocabulary), -torch.inf)
+    forbidden[0, [1, 4]] = 0
+    assert sample(forbidden, u, Sampling(top_p=1)).item() == (1 if uniform < 0.5 else 4)
+
+
+def test_logits_that_are_not_numbers_are_one_line():
+    logits = torch.zeros(3, 100)
+    logits[1, 7] = torch.nan
+    with pytest.raises(RacError, match="not numbers"):
+        sample(logits, torch.zeros(3), Sampling())
+
+
+@pytest.mark.parametrize("batches", [[4, 4, 4], [4, 2, 1]])
+def test_a_growing_cache_holds_what_was_appended(batches, monkeypatch):
+    monkeypatch.setattr(engine, "GROWTH", 3)
+    layer = GrowingLayer()
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.empty(batches[0], 2, 0, 5)
+    for batch in batches:
+        expected = expected[:batch]
+        if layer.is_initialized:
+            layer.batch_select_indices(torch.arange(batch))
+        for new_tokens in (7, 1, 1, 1, 1, 1, 2, 1):
+            new = torch.randn(batch, 2, new_tokens, 5, generator=generator)
+            expected = torch.cat([expected, new], dim=-2)
+            keys, values = layer.update(new, -new)
+            assert torch.equal(keys, expected)
+            assert torch.equal(values, -expected)
+            assert layer.get_seq_length() == expected.shape[-2]
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("queries", [1, 3])
+def test_grouped_attention_equals_attention_written_out(heads, kv_heads, queries):
+    generator = torch.Generator().manual_seed(heads + kv_heads)
+    batch, past, size = 3, 9, 8
+    query = torch.randn(batch, heads, queries, size, generator=generator)
+    key, value = (torch.randn(batch, kv_heads, past, size, generator=generator) for _ in range(2))
+    mask = torch.rand(batch, 1, queries, past, generator=generator) < 0.7
+    mask[..., 0] = True
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = heads // kv_heads, True
+    out, _ = grouped_sdpa(module, query, key, value, mask, scaling=0.3)
+    k, v = (t.double().repeat_interleave(heads // kv_heads, dim=1) for t in (key, value))
+    scores = (query.double() @ k.transpose(-1, -2) * 0.3).masked_fill(~mask, -torch.inf)
+    expected = (scores.softmax(-1) @ v).transpose(1, 2)
+    assert out.shape == (batch, queries, heads, size)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_opened_checkpoint_generates_until_its_own_stop_token(tiny_model, save_model, tmp_path):
+    run = engine.open_engine(tiny_model, "float32")
+    steps: list[int] = []
+    completions = run(PROMPTS, SEEDS, SAMPLING, 5, steps.append)
+    assert sum(steps) == sum(len(completion.token_ids) for completion in completions)
