@@ -105,10 +105,11 @@ def legend(axes: Axes) -> None:
 
 
 def log_axis(axes: Axes, which: str) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 3 and 5."""
+    """Make what is drawn so far logarithmic, with plain numbers at as many places as have room."""
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    low, high = getattr(axes, f"get_{which}lim")()
+    axis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 3, 5)))
     axis.set_major_formatter(lambda x, _: f"{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

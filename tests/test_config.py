@@ -1,0 +1,232 @@
+"""Whatever is wrong with a configuration is one line: where, what, and the nearest right word."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rac import config
+from rac.errors import RacError
+
+FILE = Path(config.__file__).parent.parent / "config.yaml"
+VALUES = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+DELETE = object()
+
+
+def changed(path: str, value: object) -> dict:
+    """The repository's configuration with the value at a path of keys set or deleted."""
+    values = copy.deepcopy(VALUES)
+    *way, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+    part = values
+    for key in way:
+        part = part[key]
+    if value is DELETE:
+        del part[last]
+    else:
+        part[last] = value
+    return values
+
+
+def test_the_repository_s_configuration_is_valid():
+    loaded = config.load(FILE)
+    assert loaded.run == VALUES["run"]
+    assert list(loaded.models) == list(VALUES["models"])
+
+
+def test_the_repository_s_schema_is_current():
+    assert config.SCHEMA_FILE.read_text(encoding="utf-8") == config.schema()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("models", DELETE, "models: this key is missing"),
+        ("run", "demoo", "run: 'demoo' is not defined; did you mean 'demo'?"),
+        ("model", {}, "model: unknown key; did you mean 'models'?"),
+        (
+            "models/reasoner/dtpye",
+            "float32",
+            "models.reasoner.dtpye: unknown key; did you mean 'dtype'?",
+        ),
+        (
+            "models/reasoner/dtype",
+            "float23",
+            "models.reasoner.dtype: 'float23' is not known; did you mean 'float32'?",
+        ),
+        (
+            "models/reasoner/path",
+            "x",
+            "models.reasoner: give exactly one of 'embedded', 'path', 'hub'",
+        ),
+        ("models/reasoner/embedded", DELETE, "models.reasoner: give exactly one of"),
+        (
+            "models/reasoner/sampling",
+            {"temprature": 0.6},
+            "models.reasoner.sampling.temprature: unknown key; did you mean 'temperature'?",
+        ),
+        ("models/reasoner/sampling", {"temperature": 0}, "greater than 0 (found: 0)"),
+        ("models/reasoner/sampling", {"top_p": 1.5}, "less than or equal to 1 (found: 1.5)"),
+        ("models/m", {"hub": "a/b"}, "models.m: 'revision' (a commit) goes with 'hub'"),
+        ("models/m", {"hub": "a/b", "revision": "main"}, "revision 'main' is not a commit"),
+        ("models/; rm -rf", {"path": "x"}, "'; rm -rf' cannot be a name"),
+        ("models/..", {"path": "x"}, "'..' cannot be a name"),
+        ("variants/none", {"solver": "wanda", "sparsity": 0.5}, "'none' cannot be a name"),
+        ("calibrations/dense", {"sum": {"c4": 1}}, "'dense' cannot be a name"),
+        ("datasets/a b", {"path": "x.jsonl"}, "'a b' cannot be a name"),
+        ("evals/a\nb", {"task": "t", "dataset": "d"}, "cannot be a name"),
+        ("evals/é", {"task": "t", "dataset": "d"}, "'é' cannot be a name"),
+        ("calibrations/traces", {"sum": {"c4": 1}}, "'traces' cannot be a name here"),
+        ("calibrations/benchmarks", {"sum": {"c4": 1}}, "'benchmarks' cannot be a name here"),
+        ("evals/checkpoint", {"task": "t", "dataset": "d"}, "'checkpoint' cannot be a name here"),
+        ("evals/runtime", {"task": "t", "dataset": "d"}, "'runtime' cannot be a name here"),
+        (
+            "sources/c4/dataset",
+            "c4-calibratoin",
+            "sources.c4.dataset: 'c4-calibratoin' is not defined; did you mean 'c4-calibration'?",
+        ),
+        ("sources/c4/dataset", "problems-test", "sources.c4: kind 'text' needs a dataset of kind"),
+        ("sources/c4/tokens", -1, "sources.c4.tokens: Input should be greater than 0 (found: -1)"),
+        ("sources/c4/tokens", "many", "sources.c4.tokens: "),
+        ("sources/prompts/prompt", "Solve", "'prompt' must contain {problem}"),
+        (
+            "calibrations/c4",
+            {"sum": {"c44": 1}},
+            "calibrations.c4: 'c44' is not defined; did you mean 'c4'?",
+        ),
+        (
+            "calibrations/rac/sum",
+            {"traces.decod": 1},
+            "calibrations.rac.traces: 'decod' is not defined; did you mean 'decode'?",
+        ),
+        ("calibrations/c4/sum", {"c4.decode": 1}, "'decode' is not defined; known: text"),
+        ("calibrations/c4/sum", {"c4": -1}, "calibrations.c4: weights must be positive"),
+        ("calibrations/c4/sum", {"c4": float("nan")}, "calibrations.c4.sum.c4: "),
+        ("calibrations/c4/sum", {"c4": float("inf")}, "calibrations.c4.sum.c4: "),
+        ("calibrations/c4/sum", {}, "calibrations.c4: weights must be positive"),
+        ("calibrations/c4", {"share": {"c4": 0.5}}, "shares add up to 0.5, not to 1"),
+        ("calibrations/c4/share", {"c4": 1}, "give exactly one of 'sum', 'share' (found 2)"),
+        (
+            "variants/wanda/solver",
+            "wandaa",
+            "variants.wanda.solver: 'wandaa' is not known; did you mean 'wanda'?",
+        ),
+        ("variants/wanda/sparsity", 1.5, "variants.wanda.sparsity.0: "),
+        ("variants/wanda/sparsity", DELETE, "pattern 'unstructured' needs 'sparsity'"),
+        ("variants/wanda/pattern", "4:2", "pattern '4:2' needs 0 < n < m"),
+        ("variants/wanda/pattern", "2:4", "pattern '2:4' fixes the sparsity"),
+        ("variants/wanda/pattern", "random", "is neither 'unstructured' nor n:m"),
+        (
+            "variants/sparsegpt-0.5",
+            {"solver": "wanda", "pattern": "2:4"},
+            "'sparsegpt-0.5' stands for two variants",
+        ),
+        ("variants/wanda/sparsity", [0.5, 0.5], "'wanda-0.5' stands for two variants"),
+        ("evals/word-problems/samples", 0, "evals.word-problems.samples: "),
+        (
+            "runs/demo/cells/0/variants",
+            ["sparsgpt"],
+            "runs.demo.cells[0].variants: 'sparsgpt' is not defined; did you mean 'sparsegpt'?",
+        ),
+        ("runs/demo/cells/0/variants", ["sparsegpt-0.7"], "'sparsegpt-0.7' is not defined"),
+        ("runs/demo/cells/1/models", ["reasonr"], "cells[1].models: 'reasonr' is not defined"),
+        ("runs/demo/cells/0/calibration", [], "unknown key; did you mean 'calibrations'?"),
+        ("runs/demo/heldout/thoughts", "c4", "source 'c4' is of kind 'text', not 'traces'"),
+        ("runs", [], "runs: "),
+    ],
+)
+def test_an_error_is_one_line_that_says_where_and_what(path, value, message):
+    with pytest.raises(RacError) as error:
+        config.validate(changed(path, value))
+    assert message in str(error.value)
+    assert str(error.value).startswith("config.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"run: [", "is not YAML"),
+        (b"run: \xff\xfe", "is not YAML"),
+        (b"", "dictionary"),
+        (b"- 1", "dictionary"),
+        (b"just text", "dictionary"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path, content, message):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RacError, match=message) as error:
+        config.load(file)
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unreadable_file_is_one_line(tmp_path):
+    with pytest.raises(RacError, match="cannot read .*absent"):
+        config.load(tmp_path / "absent")
+
+
+def places(part: object, way: tuple = ()) -> list[tuple]:
+    """Every path of keys in the configuration."""
+    if isinstance(part, dict):
+        inner = list(part.items())
+    elif isinstance(part, list):
+        inner = list(enumerate(part))
+    else:
+        return []
+    return [place for key, value in inner for place in [(*way, key), *places(value, (*way, key))]]
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["none", "../x", "; rm -rf", "a\nb", "2:4"]),
+    st.lists(st.integers() | st.text(max_size=3), max_size=2),
+    st.dictionaries(st.text(max_size=3) | st.integers(), st.integers() | st.none(), max_size=2),
+)
+
+
+@given(
+    place=st.sampled_from(places(VALUES)),
+    what=st.sampled_from(["delete", "replace", "add"]),
+    key=st.text(max_size=8) | st.integers(),
+    value=anything,
+)
+@settings(max_examples=300, deadline=None)
+def test_nothing_but_one_clear_line_comes_of_a_random_mutation(place, what, key, value):
+    values = copy.deepcopy(VALUES)
+    part = values
+    for step in place[:-1]:
+        part = part[step]
+    if what == "delete":
+        del part[place[-1]]
+    elif what == "replace":
+        part[place[-1]] = value
+    elif isinstance(part[place[-1]], dict):
+        part[place[-1]][key] = value
+    try:
+        valid = config.validate(values)
+    except RacError as error:
+        assert len(str(error).splitlines()) == 1
+    else:  # what is accepted goes through the rules' JSON unchanged
+        assert config.Config.model_validate_json(valid.model_dump_json()) == valid
+
+
+def test_a_list_of_sparsities_is_a_variant_each():
+    cells = config.load(FILE).variant_cells()
+    assert [name for name in cells if name.startswith("sparsegpt-")] == [
+        *(f"sparsegpt-{sparsity}" for sparsity in (0.3, 0.4, 0.5, 0.6)),
+        "sparsegpt-2of4",
+    ]
+    pattern, variant = cells["sparsegpt-0.4"]
+    assert pattern == "unstructured 0.4"
+    assert variant.sparsity == [0.4]
+    assert cells["sparsegpt-2of4"][0] == "2:4"
+    assert "sparsegpt" not in cells
+    assert cells["wanda-0.5"][1].sparsity == [0.5]

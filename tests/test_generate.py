@@ -1,0 +1,94 @@
+"""Answers: a row a problem and sample, the text as the model wrote it, and the same after a kill."""
+
+import pytest
+import torch
+
+from rac.artifacts import read_json, read_jsonl, write_jsonl
+from rac.config import Eval, Model
+from rac.engines import Completion, chunks, sample_seed
+from rac.generate import write_generations
+from rac.models.checkpoint import load_tokenizer
+
+MODEL = Model.model_validate({"embedded": "reasoner", "dtype": "float32"})
+EVAL = Eval(task="t", dataset="d", samples=2, max_new_tokens=6, batch=2, seed=5)
+
+
+@pytest.fixture
+def requests(tmp_path):
+    torch.set_num_threads(1)
+    rows = [{"doc_id": i, "id": f"p{i}", "prompt": "", "token_ids": [9 + i, 4]} for i in range(3)]
+    write_jsonl(tmp_path / "requests.jsonl.zst", rows)
+    return tmp_path / "requests.jsonl.zst"
+
+
+def write(model, requests, folder, evaluation=EVAL):
+    output = folder / "generations.jsonl.zst"
+    write_generations(evaluation, MODEL, model, requests, "c", output, folder / "generation.json")
+    return read_jsonl(output)
+
+
+def test_rows_are_by_problem_then_sample_with_their_own_seeds(tiny_model, requests, tmp_path):
+    rows = write(tiny_model, requests, tmp_path / "out")
+    pairs = [(row["doc_id"], row["sample"]) for row in rows]
+    assert pairs == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert all(row["seed"] == sample_seed(row["id"], row["sample"], 5) for row in rows)
+    record = read_json(tmp_path / "out" / "generation.json")
+    assert record["tokens"] == sum(row["tokens"] for row in rows)
+    assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["seconds"])
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
+        "generation.json",
+        "generations.jsonl.zst",
+    ]
+
+
+def test_text_is_what_was_sampled_without_the_stop_token_and_with_other_special_tokens(
+    tiny_model, requests, tmp_path, monkeypatch
+):
+    tokenizer = load_tokenizer(tiny_model)
+    said = "So 2 + 2 = 4 , isn 't it ?\n</think>\nüber"
+    ids = tokenizer.encode(said, add_special_tokens=False)
+    pad, stop = tokenizer.pad_token_id, 2
+    answers = [Completion([*ids, pad, stop], "stop"), Completion(ids, "length")]
+    monkeypatch.setattr(
+        chunks, "open_engine", lambda *a: lambda prompts, *rest: answers[: len(prompts)]
+    )
+    rows = write(tiny_model, requests, tmp_path / "out")
+    finished, cut = rows[0], rows[2]
+    assert finished["text"] == said + tokenizer.convert_ids_to_tokens(pad)
+    assert (finished["token_ids"], finished["tokens"]) == ([*ids, pad], len(ids) + 2)
+    assert (cut["text"], cut["token_ids"], cut["tokens"]) == (said, ids, len(ids))
+    assert (finished["finish_reason"], cut["finish_reason"]) == ("stop", "length")
+
+
+def test_more_samples_keep_the_ones_before(tiny_model, requests, tmp_path):
+    few = write(tiny_model, requests, tmp_path / "few")
+    more = write(tiny_model, requests, tmp_path / "more", EVAL.model_copy(update={"samples": 3}))
+    assert [row for row in more if row["sample"] < 2] == few
+
+
+def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
+    tiny_model, requests, tmp_path, monkeypatch
+):
+    write(tiny_model, requests, tmp_path / "unbroken")
+    opened, calls = chunks.open_engine, []
+
+    def fragile(*arguments):
+        run = opened(*arguments)
+
+        def generate(*arguments):
+            calls.append(arguments[0])
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return run(*arguments)
+
+        return generate
+
+    monkeypatch.setattr(chunks, "open_engine", fragile)
+    with pytest.raises(KeyboardInterrupt):
+        write(tiny_model, requests, tmp_path / "broken")
+    write(tiny_model, requests, tmp_path / "broken")
+    unbroken, broken = (
+        (tmp_path / name / "generations.jsonl.zst").read_bytes() for name in ("unbroken", "broken")
+    )
+    assert broken == unbroken
+    assert calls[2:] == [calls[1], calls[3]] and len(calls) == 4

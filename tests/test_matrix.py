@@ -1,0 +1,174 @@
+"""Which cells a run consists of, and what its numbers hang on."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from rac import config, matrix
+from rac.matrix import Cell
+
+VALUES = yaml.safe_load((config.SCHEMA_FILE.parent.parent / "config.yaml").read_text())
+SMALL = {
+    "run": "r",
+    "models": {"a": {"embedded": "reasoner"}, "b": {"path": "b"}},
+    "datasets": {
+        "d": {"path": "d.jsonl"},
+        "t": {"path": "t.jsonl", "kind": "documents"},
+        "e": {"path": "e.jsonl"},
+    },
+    "sources": {
+        "text": {"kind": "text", "dataset": "t", "tokens": 9},
+        "cot": {"kind": "traces", "dataset": "d", "tokens": 9},
+    },
+    "calibrations": {"c": {"sum": {"text": 1}}, "r": {"share": {"cot.decode": 1}}},
+    "variants": {
+        "mag": {"solver": "magnitude", "sparsity": [0.5, 0.6]},
+        "gpt": {"solver": "sparsegpt", "sparsity": [0.5, 0.6]},
+        "nm": {"solver": "wanda", "pattern": "2:4"},
+    },
+    "evals": {"x": {"task": "x", "dataset": "e"}, "y": {"task": "y", "dataset": "e"}},
+    "workloads": {"w": {}},
+    "runs": {
+        "r": {
+            "cells": [
+                {
+                    "models": ["b", "a"],
+                    "calibrations": ["c", "r"],
+                    "variants": ["mag"],
+                    "evals": ["x"],
+                },
+                {
+                    "models": ["a"],
+                    "calibrations": ["c"],
+                    "variants": ["gpt-0.6", "mag-0.5"],
+                    "evals": ["y"],
+                    "workloads": ["w"],
+                },
+            ]
+        },
+        "other": {
+            "cells": [{"models": ["b"], "calibrations": ["r"], "variants": ["nm"], "evals": ["y"]}]
+        },
+    },
+}
+
+
+def small(**changes) -> config.Config:
+    return config.validate(SMALL | changes)
+
+
+def test_cells_of_the_demo():
+    plan = matrix.plan(config.validate(VALUES), "demo")
+    sparse = ["sparsegpt-0.3", "sparsegpt-0.4", "sparsegpt-0.5", "sparsegpt-0.6"]
+    variants = [*sparse, "sparsegpt-2of4", "wanda-0.5"]
+    expected = {("none", "dense"), ("none", "magnitude-0.5")} | {
+        (calibration, variant) for calibration in ("c4", "prompts", "rac") for variant in variants
+    }
+    assert {cell[1:] for cell in plan.cells} == expected
+    assert len(plan.cells) == 20
+    assert {cell.model for cell in plan.cells} == {"reasoner"}
+    assert plan.cells[0] == Cell("reasoner", "none", "dense")
+    assert plan.evals == [(cell, "word-problems") for cell in plan.cells]
+    assert plan.workloads == [
+        (Cell("reasoner", "rac", "sparsegpt-0.5"), "short"),
+        (Cell("reasoner", "rac", "sparsegpt-2of4"), "short"),
+    ]
+
+
+def test_cells_by_hand():
+    plan = matrix.plan(small(), "r")
+    assert [tuple(cell) for cell in plan.cells] == [
+        ("a", "none", "dense"),
+        ("a", "none", "mag-0.5"),  # magnitude sees no calibration: one cell for both
+        ("a", "none", "mag-0.6"),
+        ("a", "c", "gpt-0.6"),
+        ("b", "none", "dense"),
+        ("b", "none", "mag-0.5"),
+        ("b", "none", "mag-0.6"),
+    ]
+    shared = Cell("a", "none", "mag-0.5")  # of both blocks: the evals of both
+    assert [name for cell, name in plan.evals if cell == shared] == ["x", "y"]
+    assert [name for cell, name in plan.evals if cell == Cell("a", "none", "dense")] == ["x", "y"]
+    assert [name for cell, name in plan.evals if cell.model == "b"] == ["x", "x", "x"]
+    assert plan.workloads == [(shared, "w"), (Cell("a", "c", "gpt-0.6"), "w")]
+
+
+def test_paths_of_a_cell():
+    cell = Cell("m", "c", "v")
+    assert cell.folder == "results/m/c/v"
+    assert cell.checkpoint == "results/m/c/v/checkpoint"
+    dense = matrix.dense_cell("m")
+    assert (dense.folder, dense.checkpoint) == ("results/m/none/dense", "resources/models/m")
+    assert dense.dense and not cell.dense
+
+
+@pytest.mark.parametrize(
+    ("weights", "sources"),
+    [
+        ({"cot.prompt": 1, "cot.decode": 2}, ["cot"]),
+        ({"text": 1, "cot": 1}, ["cot", "text"]),
+    ],
+)
+def test_sources_of_a_calibration(weights, sources):
+    values = small(calibrations=SMALL["calibrations"] | {"new": {"sum": weights}})
+    assert matrix.calibration_sources(values.calibrations["new"], values) == sources
+
+
+def test_restrict_keeps_what_the_run_hangs_on_and_nothing_else():
+    kept = matrix.restrict(small(run="other"))
+    names = {kind: list(getattr(kept, kind)) for kind in SMALL if kind != "run"}
+    assert names == {
+        "models": ["b"],
+        "datasets": ["d", "e"],
+        "sources": ["cot"],
+        "calibrations": ["r"],
+        "variants": ["nm"],
+        "evals": ["y"],
+        "workloads": [],
+        "runs": ["other"],
+    }
+    assert matrix.plan(kept, "other") == matrix.plan(small(), "other")
+
+
+def test_restrict_keeps_held_out_sources_and_their_datasets():
+    runs = {"r": SMALL["runs"]["other"] | {"heldout": {"thoughts": "cot", "text": "text"}}}
+    kept = matrix.restrict(small(runs=runs))
+    assert list(kept.sources) == ["text", "cot"]
+    assert list(kept.datasets) == ["d", "t", "e"]
+
+
+def test_identity_hangs_on_the_run_s_definitions_alone():
+    before = matrix.identity(small(run="other"))
+    unrelated = small(
+        run="other",
+        models=SMALL["models"] | {"new": {"path": "new"}},
+        variants=SMALL["variants"] | {"new": {"solver": "wanda", "sparsity": 0.1}},
+        runs=SMALL["runs"] | {"new": SMALL["runs"]["r"]},
+    )
+    assert matrix.identity(unrelated) == before
+    related = small(run="other", models=SMALL["models"] | {"b": {"path": "elsewhere"}})
+    assert matrix.identity(related) != before
+
+
+def test_rows_of_the_table_name_the_files_of_their_cell():
+    rows = matrix.summary_cells(small())
+    assert len(rows) == len(matrix.plan(small(), "r").evals)
+    dense, mag = rows[0], next(row for row in rows if row["variant"] == "mag-0.5")
+    assert (dense["compression"], dense["dense_scores"]) == (None, None)
+    assert dense["scores"] == "results/a/none/dense/x/scores.jsonl.zst"
+    assert mag["dense_scores"] == dense["scores"]
+    assert mag["compression"] == "results/a/none/mag-0.5/checkpoint/compression.json"
+    assert mag["runtime"] == "results/a/none/mag-0.5/runtime/w.json"
+    assert (mag["pattern"], mag["sparsity_asked"]) == ("unstructured 0.5", 0.5)
+    nm = matrix.summary_cells(small(run="other"))[1]
+    assert (nm["pattern"], nm["sparsity_asked"], nm["diagnostics"]) == ("2:4", 0.5, None)
+
+
+def test_the_matrix_imports_no_torch():
+    script = "import sys, rac.matrix, rac.rules; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,40 @@
+"""Progress: plain lines where no terminal shows a bar, a bar where one does."""
+
+import re
+
+from rac import progress as module
+from rac.progress import progress
+
+
+def test_lines_tell_what_is_done_how_fast_and_what_is_left(capsys, monkeypatch):
+    now = iter([100.0, 105.0, 110.0, 112.0, 120.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    with progress("traces x", 10_000) as update:
+        update(400)  # after 5 s: too early for a line
+        update(600)  # after 10 s
+        update(500)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "traces x: 1,000 of at most 10,000 tokens, 100 tokens/s, 90 s left",
+        "traces x: 1,500 of at most 10,000 tokens, 75 tokens/s, 113 s left",
+    ]
+
+
+def test_nothing_done_is_no_division_by_zero(capsys):
+    with progress("x", 10):
+        pass
+    assert "0 of at most 10 tokens" in capsys.readouterr().err
+
+
+def test_more_than_the_total_leaves_no_time(capsys):
+    with progress("x", 10) as update:
+        update(25)
+    assert re.search(r"25 of at most 10 tokens, .* 0 s left", capsys.readouterr().err)
+
+
+def test_a_terminal_shows_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True)
+    with progress("traces x", 10) as update:
+        assert update(10) is None
+    shown = capsys.readouterr().err
+    assert "traces x: 100%" in shown and "\r" in shown

@@ -1,0 +1,68 @@
+"""Run time: every figure is there and possible, and the work is the one that was asked for."""
+
+import pytest
+import torch
+
+from rac import runtime
+from rac.artifacts import read_json
+from rac.config import Workload
+from rac.errors import RacError
+
+WORKLOAD = Workload(batches=[1, 3], prompt_tokens=4, new_tokens=5, repeats=2)
+
+
+def test_figures_are_there_and_possible(tiny_model, random_qwen2, save_model, tmp_path):
+    torch.set_num_threads(1)
+    model = random_qwen2()
+    model.model.layers[0].mlp.gate_proj.weight.data[:, ::2] = 0
+    pruned = save_model(model, tmp_path / "pruned")
+    runtime.measure_runtime(WORKLOAD, tiny_model, pruned, "float32", tmp_path / "r.json")
+    record = read_json(tmp_path / "r.json")
+    assert list(record["batches"]) == ["1", "3"]
+    for rates in record["batches"].values():
+        assert rates["tokens_per_second"] > 0 and rates["dense_tokens_per_second"] > 0
+        assert rates["tokens_per_second_se"] >= 0 and rates["speedup_se"] >= 0
+        ratio = rates["tokens_per_second"] / rates["dense_tokens_per_second"]
+        assert 0.2 * ratio < rates["speedup"] < 5 * ratio
+    parameters = sum(p.numel() for p in model.parameters())
+    assert record["parameters"] == parameters
+    zeros = sum(int((p == 0).sum()) for p in model.parameters())
+    assert zeros >= model.config.hidden_size // 2 * model.config.intermediate_size
+    assert record["nonzero_parameters"] == parameters - zeros
+    assert record["bytes_on_disk"] == (pruned / "model.safetensors").stat().st_size
+    assert (record["threads"], record["device"], record["dtype"]) == (1, "cpu", "float32")
+    for key in ("peak_memory_bytes", "dense_peak_memory_bytes"):
+        assert record[key] is None or 0 <= record[key] < 2**32
+    assert record["workload"]["batches"] == [1, 3]
+
+
+def test_models_take_turns_after_a_round_that_is_not_counted(tiny_model, tmp_path, monkeypatch):
+    asked: list[tuple[int, int, int]] = []
+    times = iter([50.0, 50.0, 1.0, 2.0, 1.0, 4.0])
+
+    def seconds(model, batch, workload):
+        asked.append(batch)
+        return next(times)
+
+    monkeypatch.setattr(runtime, "_seconds", seconds)
+    monkeypatch.setattr(runtime, "_peak_memory", lambda *arguments: None)
+    workload = WORKLOAD.model_copy(update={"batches": [3]})
+    runtime.measure_runtime(workload, tiny_model, tiny_model, "float32", tmp_path / "r.json")
+    rates = read_json(tmp_path / "r.json")["batches"]["3"]
+    assert asked == [3] * 6
+    assert rates["dense_tokens_per_second"] == pytest.approx(15)  # 3 × 5 tokens in 1 s
+    assert rates["tokens_per_second"] == pytest.approx((15 / 2 + 15 / 4) / 2)
+    assert rates["speedup"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert rates["speedup_se"] == pytest.approx(0.125)  # half the difference of two
+
+
+def test_one_repeat_has_no_standard_error():
+    assert runtime._standard_error([1.0]) is None
+
+
+def test_a_missing_checkpoint_is_one_line(tiny_model, tmp_path):
+    with pytest.raises(RacError, match="config.json is missing"):
+        runtime.measure_runtime(
+            WORKLOAD, tiny_model, tmp_path / "absent", "float32", tmp_path / "r.json"
+        )
+    assert not (tmp_path / "r.json").exists()

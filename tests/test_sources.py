@@ -1,0 +1,126 @@
+"""Sources meet their budget of tokens exactly, and keep token ids as they are."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rac import sources
+from rac.artifacts import write_jsonl
+from rac.config import Source
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.sources import cut_to_budget, text_windows
+
+
+def definition(kind: str, tokens: int, **values) -> Source:
+    return Source.model_validate({"kind": kind, "dataset": "d", "tokens": tokens} | values)
+
+
+def write(source, model, rows, output, traces=None):
+    data = output.with_name("data.jsonl")
+    write_jsonl(data, rows)
+    sources.write_sequences(source, "mine", model, data, traces, output)
+    return sources.read(output)
+
+
+@given(
+    sequences=st.lists(
+        st.lists(st.integers(0, 9), min_size=1, max_size=7).flatmap(
+            lambda ids: st.tuples(st.just(ids), st.integers(0, len(ids)))
+        ),
+        max_size=6,
+    ),
+    tokens=st.integers(1, 30),
+)
+def test_a_budget_is_met_exactly_or_refused(sequences, tokens):
+    held = sum(len(ids) for ids, _ in sequences)
+    if held < tokens:
+        with pytest.raises(RacError, match=f"'s' holds {held} tokens and its budget is {tokens}:"):
+            list(cut_to_budget(sequences, tokens, "s"))
+        return
+    taken = list(cut_to_budget(sequences, tokens, "s"))
+    whole = [token for ids, _ in sequences for token in ids]
+    assert torch.cat([sequence.token_ids for sequence in taken]).tolist() == whole[:tokens]
+    for (ids, prompt), sequence in zip(sequences, taken, strict=False):
+        assert sequence.token_ids.tolist() == ids[: len(sequence.token_ids)]
+        assert sequence.prompt_length == min(prompt, len(sequence.token_ids))
+    assert all(
+        len(sequence.token_ids) == len(ids)
+        for (ids, _), sequence in zip(sequences, taken[:-1], strict=False)
+    )
+
+
+def test_nothing_is_read_after_the_budget_is_met():
+    def endless():
+        yield [1, 2, 3], 3
+        raise AssertionError("read on")
+
+    assert len(list(cut_to_budget(endless(), 3, "s"))) == 1
+
+
+@given(st.lists(st.lists(st.integers(3, 9), max_size=8), max_size=6), st.integers(1, 9))
+def test_windows_hold_all_documents_with_a_stop_token_after_each(documents, window):
+    windows = list(text_windows(documents, window, 2))
+    assert [t for ids, _ in windows for t in ids] == [t for ids in documents for t in [*ids, 2]]
+    assert all(len(ids) == window for ids, _ in windows[:-1])
+    assert all(prompt == len(ids) > 0 for ids, prompt in windows)
+
+
+def test_text_is_cut_into_windows(tiny_model, tmp_path):
+    rows = [{"id": str(i), "text": f"A plain text, number {i}.\u2028 <|im_end|>"} for i in range(9)]
+    taken = write(definition("text", 50, window=16), tiny_model, rows, tmp_path / "s")
+    assert [len(sequence.token_ids) for sequence in taken] == [16, 16, 16, 2]
+    tokenizer = checkpoint.load_tokenizer(tiny_model)
+    stop = checkpoint.stop_tokens(tiny_model)[0]
+    first = [*tokenizer.encode(rows[0]["text"], add_special_tokens=False), stop]
+    flat = torch.cat([sequence.token_ids for sequence in taken]).tolist()
+    assert flat[: min(len(first), 50)] == first[:50]
+
+
+def test_prompts_go_through_the_chat_template(tiny_model, tmp_path):
+    rows = [{"id": "a", "problem": "What is 1 + 1?"}, {"id": "b", "problem": "{problem} {x}"}]
+    source = definition("prompts", 20, prompt="{problem} Think.")
+    taken = write(source, tiny_model, rows, tmp_path / "s")
+    tokenizer = checkpoint.load_tokenizer(tiny_model)
+    said = [{"role": "user", "content": "What is 1 + 1? Think."}]
+    text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert taken[0].token_ids.tolist() == ids[:20]
+    assert tokenizer.decode(sources.prompt_ids(rows[1], source, tokenizer)).count("{x} Think.") == 1
+
+
+def test_traces_keep_their_token_ids_and_prompt_lengths(tiny_model, tmp_path):
+    rows = [
+        {"token_ids": [5, 6, 7, 8], "prompt_length": 2},
+        {"token_ids": [9, 2, 2, 2], "prompt_length": 3},
+        {"token_ids": [1], "prompt_length": 1},
+    ]
+    write_jsonl(tmp_path / "t.jsonl.zst", rows)
+    source = definition("traces", 6)
+    taken = write(source, tiny_model, [], tmp_path / "s", tmp_path / "t.jsonl.zst")
+    assert [(s.token_ids.tolist(), s.prompt_length) for s in taken] == [
+        ([5, 6, 7, 8], 2),
+        ([9, 2], 2),
+    ]
+    assert taken[0].token_ids.dtype == torch.int64
+    assert sources.read_metadata(tmp_path / "s") == {
+        "kind": "traces",
+        "model": checkpoint.identity(tiny_model),
+    }
+
+
+def test_too_few_tokens_leave_no_file(tiny_model, tmp_path):
+    with pytest.raises(RacError, match=r"source 'mine' holds \d+ tokens and its budget is 999"):
+        write(definition("text", 999), tiny_model, [{"id": "a", "text": "Hi."}], tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_missing_and_a_damaged_file_are_one_line(tmp_path, write_sequences, tiny_model):
+    with pytest.raises(RacError, match="absent is missing"):
+        sources.read(tmp_path / "absent")
+    file = write_sequences(tmp_path / "s", tiny_model, "text", [5, 6])
+    file.write_bytes(file.read_bytes()[:-3])
+    for read in (sources.read, sources.read_metadata):
+        with pytest.raises(RacError, match="s is damaged: .*; delete it"):
+            read(file)

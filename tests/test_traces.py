@@ -1,0 +1,170 @@
+"""Traces: whole samples in the order of problems up to a budget, and the same ones after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from rac import traces
+from rac.artifacts import read_json, read_jsonl, write_jsonl
+from rac.config import Model, Source
+from rac.engines import chunks
+from rac.errors import RacError
+
+MODEL = Model.model_validate(
+    {"embedded": "reasoner", "dtype": "float32", "sampling": {"temperature": 1.0, "top_p": 0.9}}
+)
+PROBLEMS = [{"id": f"p{i}", "problem": f"Ada has {i} apples." * (1 + i % 3)} for i in range(14)]
+
+
+def definition(**values) -> Source:
+    return Source.model_validate(
+        {"kind": "traces", "dataset": "d", "tokens": 200, "max_new_tokens": 12, "batch": 3} | values
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    torch.set_num_threads(1)
+    write_jsonl(tmp_path / "data.jsonl", PROBLEMS)
+    return tmp_path / "data.jsonl"
+
+
+def write(source, folder, dataset, output, code="c"):
+    traces.write_traces(source, "traces", MODEL, folder, dataset, code, output)
+    return read_jsonl(output)
+
+
+def test_samples_are_whole_in_the_order_of_problems_and_end_at_the_budget(
+    tiny_model, dataset, tmp_path
+):
+    rows = write(definition(), tiny_model, dataset, tmp_path / "out" / "traces.jsonl.zst")
+    assert [row["id"] for row in rows] == [f"p{i}" for i in range(len(rows))]
+    lengths = [len(row["token_ids"]) for row in rows]
+    assert sum(lengths[:-1]) < 200 <= sum(lengths)
+    for row in rows:
+        sampled = row["token_ids"][row["prompt_length"] :]
+        assert 1 <= len(sampled) <= 12
+        assert row["finish_reason"] == ("stop" if sampled[-1] == 2 else "length")
+    info = read_json(tmp_path / "out" / "info.json")
+    assert (info["traces"], info["tokens"]) == (len(rows), sum(lengths))
+    assert info["prompt_tokens"] == sum(row["prompt_length"] for row in rows)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "info.json",
+        "traces.jsonl.zst",
+    ]
+
+
+def test_which_samples_are_taken_does_not_hang_on_the_batch(tiny_model, dataset, tmp_path):
+    by_batch = [
+        write(definition(batch=batch), tiny_model, dataset, tmp_path / f"{batch}" / "t.jsonl.zst")
+        for batch in (1, 5, 100)
+    ]
+    assert by_batch[0] == by_batch[1] == by_batch[2]
+
+
+def test_seeds_hang_on_the_definition(tiny_model, dataset, tmp_path):
+    first = write(definition(), tiny_model, dataset, tmp_path / "a" / "t.jsonl.zst")
+    other = write(definition(seed=1), tiny_model, dataset, tmp_path / "b" / "t.jsonl.zst")
+    assert all(a["seed"] != b["seed"] for a, b in zip(first, other, strict=False))
+    assert first[0]["token_ids"] != other[0]["token_ids"]
+
+
+def test_too_few_prompts_for_the_budget_are_one_line(tiny_model, dataset, tmp_path):
+    source = definition(tokens=100_000)
+    with pytest.raises(RacError, match=r"source 'traces': 14 traces hold \d+ tokens .* 100000"):
+        write(source, tiny_model, dataset, tmp_path / "out" / "traces.jsonl.zst")
+    assert not (tmp_path / "out" / "traces.jsonl.zst").exists()
+
+
+def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
+    tiny_model, dataset, tmp_path, monkeypatch
+):
+    unbroken, broken = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"
+    write(definition(), tiny_model, dataset, unbroken)
+    opened = chunks.open_engine
+    calls = []
+
+    def fragile(*arguments):
+        run = opened(*arguments)
+
+        def generate(*arguments):
+            calls.append(arguments[0])
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return run(*arguments)
+
+        return generate
+
+    monkeypatch.setattr(chunks, "open_engine", fragile)
+    with pytest.raises(KeyboardInterrupt):
+        write(definition(), tiny_model, dataset, broken)
+    assert not broken.exists()
+    write(definition(), tiny_model, dataset, broken)
+    assert broken.read_bytes() == unbroken.read_bytes()
+    assert calls[2] == calls[1]  # the chunk in flight is computed again, the one before it is not
+    assert calls.count(calls[0]) == 1
+
+
+def test_parts_of_other_code_are_thrown_away(tiny_model, dataset, tmp_path, capsys):
+    output = tmp_path / "out" / "t.jsonl.zst"
+    too_much = definition(tokens=100_000)
+    for code in ("old", "old", "new"):
+        with pytest.raises(RacError):
+            write(too_much, tiny_model, dataset, output, code)
+        thrown = "thrown away" in capsys.readouterr().err
+        assert thrown == (code == "new")
+
+
+@pytest.mark.slow
+def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_path):
+    unbroken, broken = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"
+    source = definition(batch=2)
+    write(source, tiny_model, dataset, unbroken)
+    script = """
+    import sys, time
+    from pathlib import Path
+    import torch
+    from rac import traces
+    from rac.config import Model, Source
+    from rac.engines import chunks
+    torch.set_num_threads(1)
+    opened = chunks.open_engine
+    def slow(*arguments):
+        run = opened(*arguments)
+        def generate(*arguments):
+            time.sleep(1)
+            return run(*arguments)
+        return generate
+    chunks.open_engine = slow
+    source, model, folder, dataset, output = sys.argv[1:]
+    traces.write_traces(
+        Source.model_validate_json(source), "traces", Model.model_validate_json(model),
+        Path(folder), Path(dataset), "c", Path(output),
+    )
+    """
+    arguments = [source.model_dump_json(), MODEL.model_dump_json(), tiny_model, dataset, broken]
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    )
+    part = broken.parent / "work" / "part-00001.jsonl.zst"
+    deadline = time.monotonic() + 120
+    while not part.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    assert not broken.exists()
+    kept = part.stat().st_mtime_ns
+    assert json.loads((part.parent / "header.json").read_text())["code"] == "c"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(traces.shutil, "rmtree", lambda work: None)
+        write(source, tiny_model, dataset, broken)
+    assert part.stat().st_mtime_ns == kept
+    assert broken.read_bytes() == unbroken.read_bytes()
