@@ -116,6 +116,9 @@ def compress(
     spec: Annotated[Any, definition(definitions.Variant)],
     calibration_spec: Annotated[str, typer.Option(metavar="JSON", help="null without Hessians")],
     pattern: Annotated[str, typer.Option(help="as rac.solve takes it")],
+    model_name: Name,
+    calibration_name: Name,
+    variant_name: Name,
     model: Folder,
     output: Output,
     hessians: Annotated[list[Path], typer.Option(help="folders, each called like its source")] = [],  # noqa: B006
@@ -123,7 +126,7 @@ def compress(
     """A compressed checkpoint."""
     from rac.compress import compress as compress_model
 
-    names = dict(zip(("model", "calibration", "variant"), output.parts[-4:-1], strict=True))
+    names = {"model": model_name, "calibration": calibration_name, "variant": variant_name}
     calibration = (
         None if calibration_spec == "null" else parse(definitions.Calibration, calibration_spec)
     )

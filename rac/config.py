@@ -7,6 +7,7 @@ for reaches the rules as `params`, so an edited definition recomputes what hangs
 import difflib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -166,6 +167,11 @@ class Calibration(Strict):
             raise ValueError(f"shares add up to {sum(self.share.values()):g}, not to 1")
         return self
 
+    def sources(self, known: Collection[str]) -> list[str]:
+        """The sources (of those that are `known`) whose Hessians it adds up."""
+        keys = self.sum or self.share or {}
+        return sorted({key if key in known else key.rpartition(".")[0] for key in keys})
+
 
 class Variant(Strict):
     """What is done to the weights. A list of sparsities expands into one cell each."""
@@ -230,7 +236,7 @@ class Block(Strict):
         description="variants, or single cells of one such as sparsegpt-0.5"
     )
     evals: list[Name] = []
-    workloads: list[Name] = []
+    runtime: bool = Field(False, description="measure the run's workload on these cells")
 
 
 class Heldout(Strict):
@@ -243,8 +249,9 @@ class Heldout(Strict):
 class Run(Strict):
     """A table: blocks of cells, and what to measure every cell on."""
 
-    cells: list[Block]
+    cells: Annotated[list[Block], Field(min_length=1)]
     heldout: Heldout | None = None
+    workload: Name | None = Field(None, description="for the blocks that say `runtime: true`")
 
 
 class Config(Strict):
@@ -305,11 +312,15 @@ class Config(Strict):
         for name, run in self.runs.items():
             for i, block in enumerate(run.cells):
                 where = f"runs.{name}.cells[{i}]"
-                for listed in ("models", "calibrations", "evals", "workloads"):
+                for listed in ("models", "calibrations", "evals"):
                     for entry in getattr(block, listed):
                         known(f"{where}.{listed}", entry, getattr(self, listed))
                 for entry in block.variants:
                     known(f"{where}.variants", entry, self.variants, variants)
+                if block.runtime and run.workload is None:
+                    raise ValueError(f"{where}: 'runtime' needs runs.{name}.workload")
+            if run.workload:
+                known(f"runs.{name}.workload", run.workload, self.workloads)
             if run.heldout:
                 for role, kind in (("thoughts", "traces"), ("text", "text")):
                     given = getattr(run.heldout, role)
@@ -319,7 +330,21 @@ class Config(Strict):
                             f"runs.{name}.heldout.{role}: source '{given}' is of kind "
                             f"'{self.sources[given].kind}', not '{kind}'"
                         )
+                self._check_heldout(name, run)
         return self
+
+    def _check_heldout(self, name: str, run: Run) -> None:
+        """What is measured on must not have been calibrated on, neither as a source nor as its rows."""
+        assert run.heldout is not None
+        heldout = {run.heldout.thoughts, run.heldout.text} & set(self.sources)
+        rows = {self.sources[source].dataset for source in heldout}
+        for calibration in {entry for block in run.cells for entry in block.calibrations}:
+            for source in self.calibrations[calibration].sources(self.sources):
+                if source in heldout or self.sources[source].dataset in rows:
+                    raise ValueError(
+                        f"runs.{name}.heldout: calibration '{calibration}' uses source '{source}' or its "
+                        "dataset, which are to be held out"
+                    )
 
 
 def source_parts(kind: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rac import __version__
 from rac.artifacts import sha256_json
-from rac.config import NEEDS_HESSIAN, Calibration, Config, Variant
+from rac.config import NEEDS_HESSIAN, Config, Variant
 from rac.fingerprint import STAGES, fingerprint
 
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
     cells: list[Cell]
     evals: list[tuple[Cell, str]]
-    workloads: list[tuple[Cell, str]]
+    timed: set[Cell]
 
 
 def plan(config: Config, run: str) -> Plan:
@@ -56,7 +56,7 @@ def plan(config: Config, run: str) -> Plan:
     variants = config.variant_cells()
     cells: dict[Cell, None] = {}
     evals: dict[tuple[Cell, str], None] = {}
-    workloads: dict[tuple[Cell, str], None] = {}
+    timed: set[Cell] = set()
     for block in config.runs[run].cells:
         chosen = [
             name
@@ -66,15 +66,15 @@ def plan(config: Config, run: str) -> Plan:
         ]
         for model in block.models:
             combined = [dense_cell(model)]
-            for calibration in block.calibrations:
-                for variant in chosen:
-                    needs = NEEDS_HESSIAN[variants[variant][1].solver]
-                    combined.append(Cell(model, calibration if needs else "none", variant))
+            for variant in chosen:
+                needs = NEEDS_HESSIAN[variants[variant][1].solver]
+                calibrations = block.calibrations if needs else ["none"]
+                combined += [Cell(model, calibration, variant) for calibration in calibrations]
             for cell in combined:
                 cells[cell] = None
                 evals.update({(cell, name): None for name in block.evals})
-                if not cell.dense:
-                    workloads.update({(cell, name): None for name in block.workloads})
+                if block.runtime and not cell.dense:
+                    timed.add(cell)
     order = {cell: i for i, cell in enumerate(sorted(cells, key=lambda cell: not cell.dense))}
     by_model = list(config.models)
 
@@ -84,19 +84,13 @@ def plan(config: Config, run: str) -> Plan:
     return Plan(
         sorted(cells, key=rank),
         sorted(evals, key=lambda pair: rank(pair[0])),
-        sorted(workloads, key=lambda pair: rank(pair[0])),
+        timed,
     )
 
 
 def _family(name: str, variant: str, config: Config) -> bool:
     sparsities = config.variants[variant].sparsity
     return name in ({f"{variant}-{s:g}" for s in sparsities} if sparsities else {variant})
-
-
-def calibration_sources(calibration: Calibration, config: Config) -> list[str]:
-    """The sources whose Hessians a calibration adds up."""
-    keys = calibration.sum or calibration.share or {}
-    return sorted({key if key in config.sources else key.rpartition(".")[0] for key in keys})
 
 
 def _sparsity(variant: Variant | None) -> float | None:
@@ -118,7 +112,7 @@ def restrict(config: Config) -> Config:
     sources = {
         source
         for name in used("calibrations")
-        for source in calibration_sources(config.calibrations[name], config)
+        for source in config.calibrations[name].sources(config.sources)
     }
     if run.heldout:
         sources |= {run.heldout.thoughts, run.heldout.text}
@@ -130,17 +124,17 @@ def restrict(config: Config) -> Config:
         for name in config.variants
         if name == entry or (entry not in config.variants and _family(entry, name, config))
     }
-    kept = {
+    kept: dict[str, set[str]] = {
         "models": used("models"),
         "datasets": datasets,
         "sources": sources,
         "calibrations": used("calibrations"),
         "variants": variants,
         "evals": used("evals"),
-        "workloads": used("workloads"),
+        "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"threads"}}})
     for kind, names in kept.items():
         values[kind] = {name: value for name, value in values[kind].items() if name in names}
     return Config.model_validate(values)
@@ -171,11 +165,10 @@ def summary_files(config: Config) -> list[str]:
 def summary_cells(config: Config) -> list[dict]:
     """A dict a row of the table: what the cell is, and where its artefacts lie (None if not asked for)."""
     run = config.runs[config.run]
-    cells, evals, workloads = plan(config, config.run)
+    cells, evals, timed = plan(config, config.run)
     variants = config.variant_cells()
     rows = []
     for cell in cells:
-        workload = next((name for other, name in workloads if other == cell), None)
         pattern, variant = variants.get(cell.variant, ("", None))
         names: list[str | None] = [name for other, name in evals if other == cell]
         for name in names or [None]:
@@ -195,7 +188,9 @@ def summary_cells(config: Config) -> list[dict]:
                     "generation": f"{scored}/generation.json" if name else None,
                     "compression": None if cell.dense else f"{cell.checkpoint}/compression.json",
                     "diagnostics": f"{cell.folder}/diagnostics.json" if run.heldout else None,
-                    "runtime": f"{cell.folder}/runtime/{workload}.json" if workload else None,
+                    "runtime": f"{cell.folder}/runtime/{run.workload}.json"
+                    if cell in timed
+                    else None,
                     "model_json": f"resources/models/{cell.model}/model.json",
                 }
             )

@@ -13,7 +13,7 @@ from typing import Any
 from rac.config import Config, Heldout
 from rac.errors import RacError
 from rac.fingerprint import stage
-from rac.matrix import Cell, calibration_sources, restrict
+from rac.matrix import Cell, restrict
 from rac.models.reasoner import WEIGHTS
 
 
@@ -82,7 +82,7 @@ def calibration_hessians(config: Config, wildcards: Any) -> list[str]:
     """The stored Hessians that a calibration adds up."""
     if wildcards.calibration == "none":
         return []
-    sources = calibration_sources(config.calibrations[wildcards.calibration], config)
+    sources = config.calibrations[wildcards.calibration].sources(config.sources)
     return [f"results/{wildcards.model}/hessians/{source}" for source in sources]
 
 

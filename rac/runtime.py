@@ -8,7 +8,7 @@ import torch
 
 from rac.artifacts import provenance, write_json
 from rac.config import Sampling, Workload
-from rac.engines.transformers import generate
+from rac.engines.transformers import generate, load
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 
@@ -26,12 +26,12 @@ def measure_runtime(
     """
     folders = {"dense": dense, "compressed": checkpoint}
     # What a process allocates once would be counted to the first model.
-    _seconds(checkpoints.load_model(dense, dtype), max(workload.batches), workload)
+    _seconds(load(dense, dtype), max(workload.batches), workload)
     memory = {
         name: _peak_memory(folder, dtype, max(workload.batches), workload)
         for name, folder in folders.items()
     }
-    models = {name: checkpoints.load_model(folder, dtype) for name, folder in folders.items()}
+    models = {name: load(folder, dtype) for name, folder in folders.items()}
     batches = {}
     for batch in workload.batches:
         seconds: dict[str, list[float]] = {name: [] for name in models}
@@ -88,14 +88,14 @@ def _peak_memory(folder: Path, dtype: str, batch: int, workload: Workload) -> in
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        _seconds(checkpoints.load_model(folder, dtype), batch, workload)
+        _seconds(load(folder, dtype), batch, workload)
         return torch.cuda.max_memory_allocated() - before
     try:
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak (VmHWM) to the present size
     except OSError:
         return None
     before = _status("VmRSS")
-    _seconds(checkpoints.load_model(folder, dtype), batch, workload)
+    _seconds(load(folder, dtype), batch, workload)
     return _status("VmHWM") - before
 
 

@@ -5,6 +5,7 @@ equal cost. Sequences are token ids as generated, never decoded and tokenized ag
 """
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -98,7 +99,12 @@ def write_sequences(
         "prompt_lengths": torch.tensor([sequence.prompt_length for sequence in taken]).int(),
     }
     with atomic_file(output) as temporary:
-        save_file(tensors, temporary, {"kind": source.kind, "model": checkpoint.identity(model)})
+        save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model)))
+
+
+def metadata(kind: str, model: str) -> dict[str, str]:
+    """What a file of sequences says of itself: one entry, since safetensors shuffles several."""
+    return {"source": json.dumps({"kind": kind, "model": model})}
 
 
 def read(path: Path) -> list[Sequence]:
@@ -108,9 +114,12 @@ def read(path: Path) -> list[Sequence]:
         RacError: missing or damaged, with the path.
     """
     with _opened(path) as file:
-        token_ids, lengths, prompt_lengths = (
-            file.get_tensor(key) for key in ("token_ids", "lengths", "prompt_lengths")
-        )
+        try:
+            token_ids, lengths, prompt_lengths = (
+                file.get_tensor(key) for key in ("token_ids", "lengths", "prompt_lengths")
+            )
+        except SafetensorError as error:
+            raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
     pieces = token_ids.long().split(lengths.tolist())
     return [Sequence(ids, n) for ids, n in zip(pieces, prompt_lengths.tolist(), strict=True)]
 
@@ -118,7 +127,10 @@ def read(path: Path) -> list[Sequence]:
 def read_metadata(path: Path) -> dict[str, str]:
     """`kind` of the source and `model` (weights_sha256) that a file of sequences was written for."""
     with _opened(path) as file:
-        return file.metadata()
+        try:
+            return json.loads(file.metadata()["source"])
+        except (KeyError, TypeError):
+            raise RacError(f"{path} is damaged: no source is named in it; delete it") from None
 
 
 def _opened(path: Path):

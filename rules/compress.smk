@@ -21,5 +21,7 @@ rule compress:
         code=ask("compress_code"),
     shell:
         "python -m rac compress --spec {params.spec:q} --calibration-spec {params.calibration:q}"
-        " --pattern {params.pattern:q} --model {input.model:q} {params.hessians:q}"
+        " --pattern {params.pattern:q} --model-name {wildcards.model}"
+        " --calibration-name {wildcards.calibration} --variant-name {wildcards.variant}"
+        " --model {input.model:q} {params.hessians:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -7,9 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rac import sources
 from rac.artifacts import write_json
 from rac.models import checkpoint, weights
 from rac.models.reasoner import WEIGHTS
+
+torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would hang on their number
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -94,7 +97,7 @@ def _write_sequences(path: Path, model: Path, kind: str, lengths: list[int], see
         "prompt_lengths": torch.tensor(prompts).int(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, {"kind": kind, "model": checkpoint.identity(model)})
+    save_file(tensors, path, sources.metadata(kind, checkpoint.identity(model)))
     return path
 
 

@@ -134,6 +134,11 @@ def test_the_repository_s_schema_is_current():
         ("runs/demo/cells/1/models", ["reasonr"], "cells[1].models: 'reasonr' is not defined"),
         ("runs/demo/cells/0/calibration", [], "unknown key; did you mean 'calibrations'?"),
         ("runs/demo/heldout/thoughts", "c4", "source 'c4' is of kind 'text', not 'traces'"),
+        ("runs/demo/heldout/text", "c4", "heldout: calibration 'c4' uses source 'c4'"),
+        ("sources/traces-heldout/dataset", "problems-calibration", "are to be held out"),
+        ("runs/demo/workload", DELETE, "cells[1]: 'runtime' needs runs.demo.workload"),
+        ("runs/demo/workload", "shrt", "'shrt' is not defined; did you mean 'short'?"),
+        ("runs/demo/cells", [], "runs.demo.cells: "),
         ("runs", [], "runs: "),
     ],
 )

@@ -1,7 +1,6 @@
 """Answers: a row a problem and sample, the text as the model wrote it, and the same after a kill."""
 
 import pytest
-import torch
 
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval, Model
@@ -15,7 +14,6 @@ EVAL = Eval(task="t", dataset="d", samples=2, max_new_tokens=6, batch=2, seed=5)
 
 @pytest.fixture
 def requests(tmp_path):
-    torch.set_num_threads(1)
     rows = [{"doc_id": i, "id": f"p{i}", "prompt": "", "token_ids": [9 + i, 4]} for i in range(3)]
     write_jsonl(tmp_path / "requests.jsonl.zst", rows)
     return tmp_path / "requests.jsonl.zst"

@@ -44,9 +44,10 @@ SMALL = {
                     "calibrations": ["c"],
                     "variants": ["gpt-0.6", "mag-0.5"],
                     "evals": ["y"],
-                    "workloads": ["w"],
+                    "runtime": True,
                 },
-            ]
+            ],
+            "workload": "w",
         },
         "other": {
             "cells": [{"models": ["b"], "calibrations": ["r"], "variants": ["nm"], "evals": ["y"]}]
@@ -71,10 +72,10 @@ def test_cells_of_the_demo():
     assert {cell.model for cell in plan.cells} == {"reasoner"}
     assert plan.cells[0] == Cell("reasoner", "none", "dense")
     assert plan.evals == [(cell, "word-problems") for cell in plan.cells]
-    assert plan.workloads == [
-        (Cell("reasoner", "rac", "sparsegpt-0.5"), "short"),
-        (Cell("reasoner", "rac", "sparsegpt-2of4"), "short"),
-    ]
+    assert plan.timed == {
+        Cell("reasoner", "rac", "sparsegpt-0.5"),
+        Cell("reasoner", "rac", "sparsegpt-2of4"),
+    }
 
 
 def test_cells_by_hand():
@@ -92,7 +93,7 @@ def test_cells_by_hand():
     assert [name for cell, name in plan.evals if cell == shared] == ["x", "y"]
     assert [name for cell, name in plan.evals if cell == Cell("a", "none", "dense")] == ["x", "y"]
     assert [name for cell, name in plan.evals if cell.model == "b"] == ["x", "x", "x"]
-    assert plan.workloads == [(shared, "w"), (Cell("a", "c", "gpt-0.6"), "w")]
+    assert plan.timed == {shared, Cell("a", "c", "gpt-0.6")}  # never the dense cell itself
 
 
 def test_paths_of_a_cell():
@@ -113,7 +114,7 @@ def test_paths_of_a_cell():
 )
 def test_sources_of_a_calibration(weights, sources):
     values = small(calibrations=SMALL["calibrations"] | {"new": {"sum": weights}})
-    assert matrix.calibration_sources(values.calibrations["new"], values) == sources
+    assert values.calibrations["new"].sources(values.sources) == sources
 
 
 def test_restrict_keeps_what_the_run_hangs_on_and_nothing_else():
@@ -133,10 +134,11 @@ def test_restrict_keeps_what_the_run_hangs_on_and_nothing_else():
 
 
 def test_restrict_keeps_held_out_sources_and_their_datasets():
-    runs = {"r": SMALL["runs"]["other"] | {"heldout": {"thoughts": "cot", "text": "text"}}}
+    block = {"models": ["a"], "calibrations": [], "variants": ["mag"]}
+    runs = {"r": {"cells": [block], "heldout": {"thoughts": "cot", "text": "text"}}}
     kept = matrix.restrict(small(runs=runs))
     assert list(kept.sources) == ["text", "cot"]
-    assert list(kept.datasets) == ["d", "t", "e"]
+    assert list(kept.datasets) == ["d", "t"]
 
 
 def test_identity_hangs_on_the_run_s_definitions_alone():
@@ -172,3 +174,14 @@ def test_the_matrix_imports_no_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_solver_without_hessians_needs_no_calibration():
+    block = {"models": ["a"], "calibrations": [], "variants": ["mag-0.5"]}
+    plan = matrix.plan(small(runs={"r": {"cells": [block]}}), "r")
+    assert [cell[1:] for cell in plan.cells] == [("none", "dense"), ("none", "mag-0.5")]
+
+
+def test_cpu_threads_change_no_identity():
+    models = SMALL["models"] | {"b": SMALL["models"]["b"] | {"threads": 3}}
+    assert matrix.identity(small(models=models)) == matrix.identity(small())

@@ -1,9 +1,12 @@
 """Sources meet their budget of tokens exactly, and keep token ids as they are."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from rac import sources
 from rac.artifacts import write_jsonl
@@ -51,12 +54,8 @@ def test_a_budget_is_met_exactly_or_refused(sequences, tokens):
     )
 
 
-def test_nothing_is_read_after_the_budget_is_met():
-    def endless():
-        yield [1, 2, 3], 3
-        raise AssertionError("read on")
-
-    assert len(list(cut_to_budget(endless(), 3, "s"))) == 1
+def test_an_endless_source_is_read_as_far_as_its_budget():
+    assert len(list(cut_to_budget(itertools.repeat(([1, 2, 3], 3)), 7, "s"))) == 3
 
 
 @given(st.lists(st.lists(st.integers(3, 9), max_size=8), max_size=6), st.integers(1, 9))
@@ -110,6 +109,16 @@ def test_traces_keep_their_token_ids_and_prompt_lengths(tiny_model, tmp_path):
     }
 
 
+def test_the_same_sequences_are_the_same_bytes(tiny_model, tmp_path):
+    written = set()
+    for i in range(8):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        write(definition("text", 5), tiny_model, [{"id": "a", "text": "A text."}], folder / "s")
+        written.add((folder / "s").read_bytes())
+    assert len(written) == 1
+
+
 def test_too_few_tokens_leave_no_file(tiny_model, tmp_path):
     with pytest.raises(RacError, match=r"source 'mine' holds \d+ tokens and its budget is 999"):
         write(definition("text", 999), tiny_model, [{"id": "a", "text": "Hi."}], tmp_path / "s")
@@ -120,6 +129,9 @@ def test_a_missing_and_a_damaged_file_are_one_line(tmp_path, write_sequences, ti
     with pytest.raises(RacError, match="absent is missing"):
         sources.read(tmp_path / "absent")
     file = write_sequences(tmp_path / "s", tiny_model, "text", [5, 6])
+    save_file({"weights": torch.zeros(1)}, tmp_path / "foreign")
+    with pytest.raises(RacError, match="foreign is damaged"):
+        sources.read(tmp_path / "foreign")
     file.write_bytes(file.read_bytes()[:-3])
     for read in (sources.read, sources.read_metadata):
         with pytest.raises(RacError, match="s is damaged: .*; delete it"):

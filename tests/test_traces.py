@@ -9,7 +9,6 @@ import textwrap
 import time
 
 import pytest
-import torch
 
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_jsonl
@@ -31,7 +30,6 @@ def definition(**values) -> Source:
 
 @pytest.fixture
 def dataset(tmp_path):
-    torch.set_num_threads(1)
     write_jsonl(tmp_path / "data.jsonl", PROBLEMS)
     return tmp_path / "data.jsonl"
 

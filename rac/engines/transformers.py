@@ -19,6 +19,7 @@ from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 
 FEW = 64  # most probable tokens that are looked at first; they nearly always hold the nucleus
+KEEP = 7 / 8  # ended samples leave the batch when so few are left: each leaving copies the cache
 GROWTH = 128  # tokens by which the cache grows: a copy every so many steps instead of at each
 
 
@@ -133,8 +134,17 @@ def generate(
         sampling: temperature and top_p.
         max_new_tokens: where a completion is cut (finish reason "length").
         progress: called with the number of tokens sampled at each step.
+
+    Raises:
+        RacError: prompt and completion do not fit the model's context, or its logits are not numbers.
     """
     device = model.device
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context and max(map(len, prompts)) + max_new_tokens > context:
+        raise RacError(
+            f"a prompt of {max(map(len, prompts))} tokens and max_new_tokens {max_new_tokens} do not "
+            f"fit the model's context of {context} tokens: lower max_new_tokens"
+        )
     uniforms = torch.stack(
         [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]
     ).to(device)
@@ -150,7 +160,8 @@ def generate(
     sampled = torch.zeros(len(prompts), max_new_tokens, dtype=torch.long, device=device)
     lengths = torch.full((len(prompts),), max_new_tokens, device=device)
     stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    rows = torch.arange(len(prompts), device=device)  # the samples still in the batch
+    rows = torch.arange(len(prompts), device=device)  # the samples in the batch
+    live = torch.ones_like(stopped)  # those of them that have not ended
     inputs = padded
     for step in range(max_new_tokens):
         logits = model(
@@ -163,16 +174,19 @@ def generate(
         ).logits[:, -1]
         tokens = sample(logits, uniforms[rows, step], sampling)
         sampled[rows, step] = tokens
-        progress(len(rows))
-        ended = torch.isin(tokens, stops)
+        progress(int(live.sum()))
+        ended = live & torch.isin(tokens, stops)
         if ended.any():
             lengths[rows[ended]] = step + 1
             stopped[rows[ended]] = True
-            going = (~ended).nonzero().squeeze(-1)
+            live &= ~ended
+            going = live.nonzero().squeeze(-1)
             if not len(going):
                 break
-            rows, tokens, positions = rows[going], tokens[going], positions[going]
-            cache.batch_select_indices(going)
+            if len(going) <= len(live) * KEEP:
+                rows, tokens, positions = rows[going], tokens[going], positions[going]
+                cache.batch_select_indices(going)
+                live = live[going]
         inputs, positions = tokens[:, None], positions[:, -1:] + 1
     return [
         Completion(ids[:length], "stop" if done else "length")
@@ -182,10 +196,20 @@ def generate(
     ]
 
 
-def open_engine(checkpoint: Path, dtype: str) -> Generate:
-    """Load a checkpoint; see `rac.engines`."""
+def load(checkpoint: Path, dtype: str) -> PreTrainedModel:
+    """The model in `checkpoint`, set up for `generate`.
+
+    Raises:
+        RacError: it cannot be loaded.
+    """
     model = checkpoints.load_model(checkpoint, dtype)
     model.set_attn_implementation("grouped_sdpa")
+    return model
+
+
+def open_engine(checkpoint: Path, dtype: str) -> Generate:
+    """Load a checkpoint; see `rac.engines`."""
+    model = load(checkpoint, dtype)
     stop = checkpoints.stop_tokens(checkpoint)
 
     def run(prompts, seeds, sampling, max_new_tokens, progress):

@@ -19,11 +19,6 @@ PROMPTS = [[5, 9, 12], [7], [30, 31, 32, 33, 34, 35, 36], [700, 4], [8, 8, 8, 8]
 SEEDS = [11, 12, 13, 14, 15]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def model(random_qwen2):
     model = random_qwen2(seed=3)

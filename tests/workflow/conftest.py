@@ -22,10 +22,12 @@ CONFIG = {
         "validation": {"embedded": "word-problems", "split": "validation", "rows": 6},
         "own": {"path": "own problems.jsonl", "columns": {"problem": "question"}},
         "c4": {"embedded": "c4", "kind": "documents", "split": "calibration"},
+        "c4-heldout": {"embedded": "c4", "kind": "documents", "split": "heldout"},
     },
     "sources": {
         "text": {"kind": "text", "dataset": "c4", "tokens": 500, "window": 100},
         "traces": {**DENSE_SOURCES, "dataset": "calibration", "tokens": 500},
+        "heldout-text": {"kind": "text", "dataset": "c4-heldout", "tokens": 300, "window": 100},
         "heldout": {**DENSE_SOURCES, "dataset": "validation", "tokens": 200},
     },
     "calibrations": {
@@ -43,7 +45,7 @@ CONFIG = {
     "workloads": {},
     "runs": {
         "small": {
-            "heldout": {"thoughts": "heldout", "text": "text"},
+            "heldout": {"thoughts": "heldout", "text": "heldout-text"},
             "cells": [
                 {
                     "models": ["tiny"],
@@ -54,7 +56,7 @@ CONFIG = {
             ],
         },
         "wider": {
-            "heldout": {"thoughts": "heldout", "text": "text"},
+            "heldout": {"thoughts": "heldout", "text": "heldout-text"},
             "cells": [
                 {
                     "models": ["tiny"],

@@ -1,0 +1,155 @@
+"""Folders that are cut, foreign or hostile are one line each."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from rac.errors import RacError
+from rac.models import checkpoint
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    """A copy of the tiny model to damage."""
+    return shutil.copytree(tiny_model, tmp_path / "m")
+
+
+def set_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def failing(load, folder, *arguments) -> str:
+    with pytest.raises(RacError) as error:
+        load(folder, *arguments)
+    message = str(error.value)
+    assert str(folder) in message
+    assert "\n" not in message and len(message) < 600
+    return message
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_whole_folder_is_loaded_to_be_evaluated(tiny_model, dtype):
+    model = checkpoint.load_model(tiny_model, dtype)
+    assert not model.training
+    assert model.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.parametrize("left", [0, 5, -100])
+def test_cut_weights(folder, left):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    assert "cannot load" in failing(checkpoint.load_model, folder, "float32")
+
+
+def test_a_missing_folder_and_missing_weights(folder, tmp_path):
+    assert "config.json is missing" in failing(checkpoint.load_model, tmp_path / "x", "float32")
+    (folder / "model.safetensors").unlink()
+    assert "model.safetensors" in failing(checkpoint.load_model, folder, "float32")
+
+
+def test_a_pickle_is_refused_and_not_opened(folder, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "opened"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": Hostile()}, folder / "pytorch_model.bin")
+    assert "model.safetensors" in failing(checkpoint.load_model, folder, "float32")
+    assert not (tmp_path / "opened").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "nonsense"}, "nonsense"),
+        ({"model_type": "bert"}, "missing_keys"),
+        ({"model_type": "t5"}, "T5Config"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+        ({"num_hidden_layers": 9}, "num_hidden_layers"),
+        ({"intermediate_size": 8}, "mismatched_keys"),
+        ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "unexpected_keys"),
+        (
+            {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3},
+            "missing_keys model.layers.2",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_their_configuration(folder, values, message):
+    set_config(folder, **values)
+    assert message in failing(checkpoint.load_model, folder, "float32")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_configuration_that_is_none(folder, content):
+    (folder / "config.json").write_text(content)
+    failing(checkpoint.load_model, folder, "float32")
+
+
+def test_code_in_a_folder_is_not_run_and_not_asked_about(folder, tmp_path, monkeypatch):
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    auto = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
+    set_config(folder, model_type="hostile", auto_map=auto)
+    monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("asked the user"))
+    assert "custom code" in failing(checkpoint.load_model, folder, "float32")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_is_loaded_with_its_template(tiny_model):
+    tokenizer = checkpoint.load_tokenizer(tiny_model)
+    assert tokenizer.chat_template
+    assert tokenizer.decode(tokenizer.encode("1 + 1")) == "1 + 1"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "{", "cannot load the tokenizer"),
+        ("tokenizer.json", "{}", "cannot load the tokenizer"),
+        ("tokenizer_config.json", "{", "cannot load the tokenizer"),
+        ("tokenizer.json", None, "has no tokenizer"),
+        ("chat_template.jinja", None, "no chat template"),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_or_missing(folder, file, content, message):
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    assert message in failing(checkpoint.load_tokenizer, folder)
+
+
+@pytest.mark.parametrize(
+    ("generation", "configuration", "expected"),
+    [
+        ({"eos_token_id": 7}, {"eos_token_id": 8}, [7]),
+        ({"eos_token_id": [7, 9]}, {}, [7, 9]),
+        ({}, {"eos_token_id": 8}, [8]),
+        ([], {"eos_token_id": 8}, [8]),
+        ({"eos_token_id": "x"}, {"eos_token_id": [8]}, [8]),
+        (None, {"eos_token_id": 0}, [0]),
+        ({}, {"eos_token_id": []}, None),
+        (None, {}, None),
+    ],
+)
+def test_stop_tokens(tmp_path, generation, configuration, expected):
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    if expected is None:
+        assert "no eos_token_id" in failing(checkpoint.stop_tokens, tmp_path)
+    else:
+        assert checkpoint.stop_tokens(tmp_path) == expected
+
+
+def test_identity_is_that_of_the_folder_s_record(tmp_path):
+    failing(checkpoint.identity, tmp_path)
+    (tmp_path / "model.json").write_text('{"weights_sha256": "dense"}')
+    assert checkpoint.identity(tmp_path) == "dense"
+    (tmp_path / "compression.json").write_text('{"weights_sha256": "pruned"}')
+    assert checkpoint.identity(tmp_path) == "pruned"
+    for content in ("{}", "[]"):
+        (tmp_path / "compression.json").write_text(content)
+        assert "no 'weights_sha256'" in failing(checkpoint.identity, tmp_path)

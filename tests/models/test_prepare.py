@@ -1,0 +1,95 @@
+"""The model stage: a folder that later stages can use, or one line that says why not."""
+
+import shutil
+
+import pytest
+
+from rac import linear
+from rac.artifacts import read_json
+from rac.config import Model
+from rac.errors import RacError
+from rac.models import checkpoint, weights
+from rac.models.prepare import prepare_model
+
+
+@pytest.fixture
+def source(tiny_model, tmp_path):
+    """A user's folder, to damage."""
+    return shutil.copytree(tiny_model, tmp_path / "theirs")
+
+
+def failing(model: Model, output) -> str:
+    with pytest.raises(RacError) as error:
+        prepare_model(model, "mine", output)
+    assert not output.exists()
+    assert [file.name for file in output.parent.iterdir() if file.name.endswith(".tmp")] == []
+    assert "\n" not in str(error.value) and ".tmp" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_embedded_reasoner(tmp_path):
+    prepare_model(Model(embedded="reasoner", dtype="float32"), "r", tmp_path / "r")
+    record = read_json(tmp_path / "r" / "model.json")
+    assert record["weights_sha256"] == weights.sha256(tmp_path / "r")
+    model = checkpoint.load_model(tmp_path / "r", "float32")
+    assert record["linear_groups"] == linear.groups(model)
+    assert checkpoint.stop_tokens(tmp_path / "r")
+    checkpoint.load_tokenizer(tmp_path / "r")
+
+
+def test_a_local_folder_is_linked_and_gets_records_of_its_own(source, tmp_path):
+    (source / "compression.json").write_text('{"weights_sha256": "stale"}')
+    (source / "model.json").write_text('{"weights_sha256": "stale"}')
+    (source / "notes.py").write_text("")
+    prepare_model(Model(path=source, dtype="float32"), "m", tmp_path / "m")
+    linked = tmp_path / "m" / "model.safetensors"
+    assert linked.is_symlink() and linked.resolve() == (source / "model.safetensors").resolve()
+    assert checkpoint.identity(tmp_path / "m") == weights.sha256(source)
+    assert not (tmp_path / "m" / "compression.json").exists()
+    assert not (tmp_path / "m" / "notes.py").exists()
+
+
+def test_the_weights_decide_the_identity(random_qwen2, save_model, tmp_path):
+    identities = []
+    for seed in (0, 1, 1):
+        folder = tmp_path / str(len(identities))
+        save_model(random_qwen2(seed), folder / "theirs")
+        prepare_model(Model(path=folder / "theirs", dtype="float32"), "m", folder / "m")
+        identities.append(checkpoint.identity(folder / "m"))
+    assert identities[0] != identities[1] == identities[2]
+
+
+def test_a_folder_that_is_none(tmp_path):
+    message = failing(Model(path=tmp_path), tmp_path / "out")
+    assert message.startswith(f"models.mine.path: {tmp_path} is not a Hugging Face folder")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.safetensors", "safetensors"),
+        ("tokenizer.json", "no tokenizer"),
+        ("chat_template.jinja", "no chat template"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_user_s_folder(source, tmp_path, file, message):
+    (source / file).unlink()
+    said = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert said.startswith("models.mine") and message in said and str(source) in said
+
+
+def test_cut_weights_are_named_with_the_user_s_folder(source, tmp_path):
+    file = source / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    said = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert said.startswith(f"models.mine: cannot load the checkpoint {source}: ")
+
+
+def test_an_unreachable_hub_names_the_way_without_a_network(tmp_path, monkeypatch):
+    def offline(*arguments, **keywords):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    said = failing(Model(hub="a/b", revision="0" * 40), tmp_path / "out")
+    assert "cannot download a/b@000" in said and "(no network)" in said
+    assert "give it as models.mine.path" in said

@@ -1,0 +1,80 @@
+"""The command line: a message of one line and exit code 1 for what the user can put right."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rac import config
+from rac.__main__ import app
+from rac.artifacts import read_jsonl
+
+DATASET = {"embedded": "word-problems", "split": "test", "rows": 3}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "rac", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_verb_writes_its_output_and_says_nothing(tmp_path):
+    done = run("dataset", "--spec", json.dumps(DATASET), "--name", "d", "--output", tmp_path / "d")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(read_jsonl(tmp_path / "d" / "data.jsonl")) == 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (DATASET | {"split": "tset"}, "datasets.d: split 'tset' is none of train"),
+        (DATASET | {"rows": 0}, "Dataset.rows: Input should be greater than 0"),
+        (DATASET | {"colour": 1}, "Dataset.colour: Extra inputs are not permitted"),
+        ({"path": "/absent.jsonl"}, "datasets.d.path: /absent.jsonl is missing"),
+        ("{", "Dataset: Invalid JSON"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line_and_exit_code_1(tmp_path, spec, message):
+    text = spec if isinstance(spec, str) else json.dumps(spec)
+    done = run("dataset", "--spec", text, "--name", "d", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("rac: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "d"
+    done = run("dataset", "--spec", json.dumps(DATASET), "--name", "d", "--output", output)
+    assert done.returncode == 1
+    assert done.stderr == f"rac: error: cannot write {output}: File exists\n"
+
+
+def test_a_broken_model_folder_is_one_line(tmp_path):
+    spec = json.dumps({"path": str(tmp_path)})
+    done = run("model", "--spec", spec, "--name", "m", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"rac: error: models.m.path: {tmp_path} is not a Hugging Face folder "
+        "(config.json is missing)\n"
+    )
+
+
+def test_the_schema_is_written(tmp_path):
+    assert run("config-schema", "--output", tmp_path / "s.json").returncode == 0
+    assert (tmp_path / "s.json").read_text(encoding="utf-8") == config.schema()
+
+
+def test_each_verb_says_what_it_is_for():
+    done = run("--help")
+    assert done.returncode == 0
+    for command in app.registered_commands:
+        assert command.callback is not None and command.callback.__doc__
+        assert command.callback.__name__.replace("_", "-") in done.stdout

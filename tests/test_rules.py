@@ -1,0 +1,103 @@
+"""What the rules ask of the configuration, and what makes a rule run again."""
+
+import json
+import os
+import re
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from rac import config, rules
+from rac.errors import RacError
+
+VALUES = yaml.safe_load((config.SCHEMA_FILE.parent.parent / "config.yaml").read_text())
+
+
+class Wildcards(SimpleNamespace):
+    """As Snakemake's: by attribute and by key."""
+
+    def __getitem__(self, key: str) -> str:
+        return getattr(self, key)
+
+
+@pytest.fixture
+def settings() -> config.Config:
+    return config.validate(VALUES)
+
+
+def test_any_of_matches_the_names_and_nothing_else():
+    pattern = rules.any_of(["a.b", "c"])
+    assert [bool(re.fullmatch(pattern, name)) for name in ("a.b", "c", "axb", "", "a.b|c")] == [
+        *(True, True, False, False, False)
+    ]
+    assert not any(re.search(rules.any_of([]), name) for name in ("", "a"))
+
+
+def test_a_definition_comes_back_from_its_json(settings):
+    taken = rules.spec(settings, "sources", "source")(Wildcards(source="traces"))
+    assert config.Source.model_validate_json(taken) == settings.sources["traces"]
+
+
+def test_threads_are_no_part_of_a_model_s_definition():
+    def spec(threads):
+        values = VALUES | {"models": {"reasoner": {"embedded": "reasoner", "threads": threads}}}
+        return rules.spec(config.validate(values), "models", "model")(Wildcards(model="reasoner"))
+
+    assert spec(1) == spec(2)
+    assert "threads" not in json.loads(spec(1))
+
+
+def test_threads_of_a_job(settings):
+    assert rules.ask(settings, "threads")(Wildcards(model="reasoner")) == 1
+    free = config.validate(VALUES | {"models": {"reasoner": {"embedded": "reasoner"}}})
+    assert rules.threads(free, Wildcards(model="reasoner")) == os.cpu_count()
+
+
+def test_files_of_a_local_model_are_all_that_lie_in_its_folder(tmp_path):
+    names = ["model.safetensors", "tokenizer.json", "chat_template.jinja"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    (tmp_path / ".cache").mkdir()
+    models = VALUES["models"] | {"m": {"path": str(tmp_path)}, "gone": {"path": "/absent"}}
+    values = config.validate(VALUES | {"models": models})
+    # config.json is asked for though it is missing, so that Snakemake names it.
+    wanted = {str(tmp_path / name) for name in ["config.json", *names]}
+    assert set(rules.model_files(values, Wildcards(model="m"))) == wanted
+    assert rules.model_files(values, Wildcards(model="gone")) == ["/absent/config.json"]
+    assert rules.model_files(values, Wildcards(model="reasoner")) == []
+
+
+def test_inputs_of_sources_and_calibrations(settings):
+    asked = Wildcards(model="reasoner", source="traces", calibration="rac")
+    assert rules.source_traces(settings, asked) == [
+        "results/reasoner/traces/traces/traces.jsonl.zst"
+    ]
+    assert rules.source_traces(settings, Wildcards(model="reasoner", source="c4")) == []
+    dataset = "resources/datasets/problems-calibration/data.jsonl"
+    assert rules.source_dataset(settings, asked) == dataset
+    assert rules.calibration_hessians(settings, asked) == ["results/reasoner/hessians/traces"]
+    none = Wildcards(model="reasoner", calibration="none")
+    assert rules.calibration_hessians(settings, none) == []
+    assert rules.calibration_spec(settings, none) == "null"
+
+
+def test_a_variant_is_asked_for_by_one_sparsity(settings):
+    asked = Wildcards(variant="sparsegpt-0.4")
+    assert json.loads(rules.variant_spec(settings, asked))["sparsity"] == [0.4]
+    assert rules.variant_pattern(settings, asked) == "unstructured 0.4"
+    codes = {
+        rules.compress_code(settings, Wildcards(variant=name))
+        for name in ("magnitude-0.5", "wanda-0.5", "sparsegpt-0.5", "sparsegpt-0.6")
+    }
+    assert len(codes) == 3
+
+
+def test_held_out_files(settings):
+    asked = Wildcards(model="reasoner")
+    assert rules.heldout_hessians(settings, asked) == "results/reasoner/hessians/traces-heldout"
+    assert "/sources/c4-heldout/" in rules.heldout_text(settings, asked)
+    demo = VALUES["runs"]["demo"] | {"heldout": None}
+    without = config.validate(VALUES | {"runs": {"demo": demo}})
+    with pytest.raises(RacError, match=r"runs\.demo has no 'heldout'"):
+        rules.heldout_text(without, asked)
