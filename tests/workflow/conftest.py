@@ -13,7 +13,7 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "rac", "profiles", "envs", "docs")
-DENSE_SOURCES = {"kind": "traces", "max_new_tokens": 12, "batch": 4}
+TRACES = {"kind": "traces", "max_new_tokens": 24, "batch": 1}
 CONFIG = {
     "run": "small",
     "models": {"tiny": {"path": "tiny model", "dtype": "float32", "threads": 1}},
@@ -26,21 +26,21 @@ CONFIG = {
     },
     "sources": {
         "text": {"kind": "text", "dataset": "c4", "tokens": 500, "window": 100},
-        "traces": {**DENSE_SOURCES, "dataset": "calibration", "tokens": 500},
+        "traces": {**TRACES, "dataset": "calibration", "tokens": 500},
         "heldout-text": {"kind": "text", "dataset": "c4-heldout", "tokens": 300, "window": 100},
-        "heldout": {**DENSE_SOURCES, "dataset": "validation", "tokens": 200},
+        "heldout": {**TRACES, "dataset": "validation", "tokens": 200},
     },
     "calibrations": {
         "text": {"sum": {"text": 1}},
         "rac": {"sum": {"traces.prompt": 1, "traces.decode": 1}},
-        "mix": {"share": {"text": 0.5, "traces.decode": 0.5}},
+        "mix": {"share": {"traces.prompt": 0.5, "traces.decode": 0.5}},
     },
     "variants": {
         "magnitude": {"solver": "magnitude", "sparsity": 0.5},
         "sparsegpt": {"solver": "sparsegpt", "sparsity": [0.5]},
     },
     "evals": {
-        "words": {"task": "word_problems", "dataset": "own", "max_new_tokens": 12, "batch": 2},
+        "words": {"task": "word_problems", "dataset": "own", "max_new_tokens": 24, "batch": 1},
     },
     "workloads": {},
     "runs": {
