@@ -1,10 +1,12 @@
 """A tiny random model and sequences for it, made in a second, for tests that need a folder."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from rac import sources
@@ -13,6 +15,10 @@ from rac.models import checkpoint, weights
 from rac.models.reasoner import WEIGHTS
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would hang on their number
+
+# Time limits of a machine that is busy say nothing; CI tries the same examples every time.
+settings.register_profile("rac", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("rac")
 
 TOKENIZER_FILES = (
     "tokenizer.json",

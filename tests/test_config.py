@@ -203,7 +203,7 @@ anything = st.one_of(
     key=st.text(max_size=8) | st.integers(),
     value=anything,
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_nothing_but_one_clear_line_comes_of_a_random_mutation(place, what, key, value):
     values = copy.deepcopy(VALUES)
     part = values

@@ -143,7 +143,7 @@ def test_draws_follow_the_nucleus(sampling, vocabulary):
     uniform=st.integers(0, 997).map(lambda i: (i + 0.37) / 998),
     top_p=st.sampled_from([0.317, 0.713, 0.95, 1.0]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_draw_is_the_one_of_the_definition_ties_included(levels, uniform, top_p):
     sampling = Sampling(temperature=0.6, top_p=top_p)
     logits = [level / 3 for level in levels]

@@ -55,7 +55,7 @@ def problems(draw):
     return weight, inputs.T @ inputs
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(), st.sampled_from(SOLVERS), st.sampled_from((0.1, 0.25, 0.5, 0.75, 0.9)))
 def test_counts_are_exact_and_numbers_finite(problem, solver, share):
     weight, hessian = problem
@@ -68,7 +68,7 @@ def test_counts_are_exact_and_numbers_finite(problem, solver, share):
     assert solution.relative_error >= 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 99), st.sampled_from(SOLVERS), st.sampled_from(("1:2", "2:3", "2:4", "4:8")))
 def test_n_of_m_in_every_row(seed, solver, pattern):
     n, m = map(int, pattern.split(":"))

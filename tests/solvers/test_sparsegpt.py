@@ -56,7 +56,7 @@ def problems(draw, columns):
     return weight, inputs.T @ inputs
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.integers(1, 23), st.sampled_from((0.25, 0.5, 0.75)), st.integers(1, 25))
 def test_unstructured_against_the_oracle(data, columns, share, block):
     weight, hessian = data.draw(problems(columns))
@@ -67,7 +67,7 @@ def test_unstructured_against_the_oracle(data, columns, share, block):
     torch.testing.assert_close(solution.weight, expected, rtol=1e-7, atol=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.data(),
     st.integers(1, 4),

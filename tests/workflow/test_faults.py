@@ -1,5 +1,6 @@
 """Kills, locks and mistakes: nothing is lost but the chunk in flight, and every mistake is one line."""
 
+import re
 import time
 from pathlib import Path
 
@@ -19,26 +20,34 @@ def wait_for(path: Path, process, seconds: float = 300) -> None:
         time.sleep(0.01)
 
 
+def sampled(log: Path) -> int:
+    """The tokens that a stage says it sampled."""
+    return int(re.findall(r"([\d,]+) of at most", log.read_text())[-1].replace(",", ""))
+
+
 @pytest.mark.parametrize(
-    ("work", "target"),
+    ("folder", "file", "log"),
     [
-        ("results/tiny/traces/traces/work", "results/tiny/traces/traces/traces.jsonl.zst"),
+        ("results/tiny/traces/traces", "traces.jsonl.zst", "logs/tiny/traces/traces.log"),
         (
-            "results/tiny/none/dense/words/work",
-            "results/tiny/none/dense/words/generations.jsonl.zst",
+            "results/tiny/none/dense/words",
+            "generations.jsonl.zst",
+            "logs/tiny/none/dense/words/generate.log",
         ),
     ],
     ids=["traces", "generate"],
 )
 def test_killed_in_the_middle_and_called_again_gives_the_same_bytes(
-    fresh, finished_project, work, target
+    fresh, finished_project, folder, file, log
 ):
+    target, work = f"{folder}/{file}", fresh.folder / folder / "work"
     process = fresh.start(target)
-    wait_for(fresh.folder / work / "part-00000.jsonl.zst", process)
+    wait_for(work / "part-00000.jsonl.zst", process)
     fresh.kill(process)
     assert not (fresh.folder / target).exists()
     fresh.make(target)  # no unlocking by hand
-    assert not (fresh.folder / work).exists()
+    assert not work.exists()
+    assert sampled(fresh.folder / log) < sampled(finished_project / log)  # parts were kept
     assert sha256_file(fresh.folder / target) == sha256_file(finished_project / target)
 
 

@@ -79,7 +79,7 @@ def test_solutions_are_right_in_every_step(split):
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_no_arithmetic_is_in_two_splits_or_twice_in_one(seed, other_seed):
     found = {}
     for split in problems.SPLITS:
@@ -110,7 +110,7 @@ def test_split_shares():
 
 
 @given(st.sampled_from(problems.SPLITS), st.integers(0, 60), st.integers(0, 60), st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_fewer_rows_are_a_prefix(split, few, more, seed):
     rows = problems.generate(split, few + more, seed)
     assert problems.generate(split, few, seed) == rows[:few]
