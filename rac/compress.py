@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rac import hessians, solvers
+from rac import hessians, linear, solvers
 from rac.artifacts import atomic_folder, read_json, write_json, write_text
 from rac.config import Calibration, Variant
 from rac.errors import RacError
@@ -54,6 +54,10 @@ def compress(
         raise RacError(
             f"{model}/model.json has no 'linear_groups'; delete the folder to have it made again"
         )
+    try:
+        groups = linear.in_scope(groups, variant.scope)
+    except ValueError as error:
+        raise RacError(f"{model}: {error}") from None
     located = weights.locate(model)
     by_key = hessians.terms(calibration, stored, dense_sha256) if calibration else {}
     terms = list(itertools.chain.from_iterable(by_key.values()))
@@ -85,6 +89,7 @@ def compress(
             **names,
             "solver": variant.solver,
             "pattern": pattern,
+            "scope": variant.scope.model_dump(),
             "sparsity_asked": float(parse(pattern).sparsity),
             **_totals(layers),
             "calibration_tokens": {

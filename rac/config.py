@@ -25,7 +25,7 @@ from pydantic import (
 from rac.errors import RacError
 
 SCHEMA_FILE = Path(__file__).parent.parent / "schemas" / "config.schema.json"
-NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True}
+NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True, "alps": True}
 
 # Beside calibrations: results/{model}/… ; beside evals: results/{model}/{calibration}/{variant}/…
 STAGE_FOLDERS = {"traces", "sources", "hessians", "requests", "benchmarks", "checkpoint", "runtime"}
@@ -173,14 +173,36 @@ class Calibration(Strict):
         return sorted({key if key in known else key.rpartition(".")[0] for key in keys})
 
 
+class Scope(Strict):
+    """Which linear layers are compressed; the others stay dense."""
+
+    blocks: str = Field(
+        "all",
+        description="`all`, `first-third`, `middle-third`, `last-third`, or a range such as `0-11`",
+    )
+    projections: Literal["all", "attention", "mlp"] = "all"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        span = re.fullmatch(r"(\d+)-(\d+)", self.blocks)
+        thirds = ["first-third", "middle-third", "last-third"]
+        if not span and self.blocks not in ["all", *thirds]:
+            near = _nearest(self.blocks, ["all", *thirds])
+            raise ValueError(f"'{self.blocks}' is not known, nor a range such as '0-11'{near}")
+        if span and int(span[1]) > int(span[2]):
+            raise ValueError(f"'{self.blocks}' is an empty range")
+        return self
+
+
 class Variant(Strict):
     """What is done to the weights. A list of sparsities expands into one cell each."""
 
-    solver: Literal["magnitude", "wanda", "sparsegpt"]
+    solver: Literal["magnitude", "wanda", "sparsegpt", "alps"]
     pattern: str = Field(
         "unstructured", description="`unstructured`, or n:m (n kept of m in a row)"
     )
     sparsity: list[Share] = Field([], description="shares of zeros, for `unstructured`")
+    scope: Scope = Scope()
     damping: float = Field(0.01, gt=0, lt=1, description="share of the Hessian's mean diagonal")
     block: PositiveInt = Field(128, description="sparsegpt: columns whose mask is chosen together")
 

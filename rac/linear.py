@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from rac.config import Scope
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -55,6 +57,41 @@ def groups(model: "PreTrainedModel") -> list[dict]:
             f"{type(model).__name__} has no nn.Linear in its decoder blocks: nothing to compress"
         )
     return list(found.values())
+
+
+def in_scope(groups: list[dict], scope: Scope) -> list[dict]:
+    """The groups of a model with only those layers that `scope` names; groups without any are left out.
+
+    A third is of the model's blocks, by i · 3 // count. A layer belongs to attention if a part of its
+    name says so, else to the MLP.
+
+    Raises:
+        ValueError: the range goes beyond the model's blocks, or no layer is in scope.
+    """
+    numbers = sorted({group["block"] for group in groups})
+    chosen = set(numbers)
+    if "third" in scope.blocks:
+        third = ["first-third", "middle-third", "last-third"].index(scope.blocks)
+        chosen = {block for i, block in enumerate(numbers) if i * 3 // len(numbers) == third}
+    elif scope.blocks != "all":
+        first, last = map(int, scope.blocks.split("-"))
+        chosen = set(range(first, last + 1))
+        if not chosen <= set(numbers):
+            raise ValueError(f"scope.blocks {scope.blocks}: the model has blocks 0-{numbers[-1]}")
+    scoped = [
+        group | {"layers": [name for name in group["layers"] if _projection(name, scope)]}
+        for group in groups
+        if group["block"] in chosen
+    ]
+    scoped = [group for group in scoped if group["layers"]]
+    if not scoped:
+        raise ValueError(f"scope {scope.blocks}, {scope.projections}: no layer is in it")
+    return scoped
+
+
+def _projection(name: str, scope: Scope) -> bool:
+    kind = "attention" if "attn" in name or "attention" in name else "mlp"
+    return scope.projections in ("all", kind)
 
 
 def _blocks(model: "PreTrainedModel") -> nn.ModuleList:

@@ -12,7 +12,7 @@ import rac
 from rac import hessians
 from rac.artifacts import read_json
 from rac.compress import compress
-from rac.config import Calibration, Variant
+from rac.config import Calibration, Scope, Variant
 from rac.errors import RacError
 from rac.models import checkpoint, weights
 
@@ -257,3 +257,26 @@ def test_a_group_without_hessian_is_refused(copied, tiny_hessians, tmp_path):
     edit_record(linear_groups=groups)(copied)
     with pytest.raises(RacError, match="no Hessian of model.layers.0.other"):
         run(copied, tiny_hessians, tmp_path / "out")
+
+
+def test_layers_out_of_scope_stay_dense(tiny_model, tiny_hessians, tmp_path):
+    scope = Scope(blocks="1-1", projections="mlp")
+    variant = Variant(solver="sparsegpt", pattern="2:4", scope=scope)
+    compress(tiny_model, tiny_hessians, RAC, variant, "2:4", NAMES, tmp_path / "out")
+    dense, sparse = (
+        load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "out")
+    )
+    changed = {name for name in dense if not torch.equal(dense[name], sparse[name])}
+    expected = {f"model.layers.1.mlp.{kind}_proj.weight" for kind in ("gate", "up", "down")}
+    assert changed == expected
+    record = read_json(tmp_path / "out/compression.json")
+    assert {f"{layer['name']}.weight" for layer in record["layers"]} == expected
+    assert record["sparsity"] == 0.5
+    assert "mlp in decoder blocks 1-1" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_scope_beyond_the_model_is_one_line(tiny_model, tiny_hessians, tmp_path):
+    variant = Variant(solver="sparsegpt", pattern="2:4", scope=Scope(blocks="0-9"))
+    with pytest.raises(RacError, match="scope.blocks 0-9: the model has blocks 0-1"):
+        compress(tiny_model, tiny_hessians, RAC, variant, "2:4", NAMES, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -123,6 +123,13 @@ def test_the_repository_s_schema_is_current():
             {"solver": "wanda", "pattern": "2:4"},
             "'sparsegpt-0.5' stands for two variants",
         ),
+        ("variants/wanda/scope", {"blocks": "last-thrid"}, "did you mean 'last-third'?"),
+        (
+            "variants/wanda/scope",
+            {"blocks": "9-2"},
+            "variants.wanda.scope: '9-2' is an empty range",
+        ),
+        ("variants/wanda/scope", {"projections": "mpl"}, "'mpl' is not known; did you mean 'mlp'?"),
         ("variants/wanda/sparsity", [0.5, 0.5], "'wanda-0.5' stands for two variants"),
         ("evals/word-problems/samples", 0, "evals.word-problems.samples: "),
         (

@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rac.linear import groups
+from rac.config import Scope
+from rac.linear import groups, in_scope
 from rac.models import weights
 
 SMALL = {
@@ -90,3 +91,58 @@ def test_a_model_without_decoder_blocks_is_refused():
     model.model.layers = torch.nn.ModuleList()
     with pytest.raises(ValueError, match="no list of 2 decoder blocks"):
         groups(model)
+
+
+def of_blocks(count, names=LLAMA):
+    return [
+        {"block": i, "name": f"{i}.{layers[0]}", "layers": [f"{i}.{name}" for name in layers]}
+        for i in range(count)
+        for layers in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "chosen"),
+    [
+        ("all", [0, 1, 2, 3, 4, 5, 6]),
+        ("first-third", [0, 1, 2]),
+        ("middle-third", [3, 4]),
+        ("last-third", [5, 6]),
+        ("2-4", [2, 3, 4]),
+        ("6-6", [6]),
+    ],
+)
+def test_a_scope_of_blocks(blocks, chosen):
+    scoped = in_scope(of_blocks(7), Scope(blocks=blocks))
+    assert sorted({group["block"] for group in scoped}) == chosen
+    assert scoped == [group for group in of_blocks(7) if group["block"] in chosen]
+
+
+@pytest.mark.parametrize("names", [LLAMA, PHI, NEOX])
+def test_attention_and_mlp_are_all_there_is(names):
+    kept = {
+        kind: [
+            name
+            for group in in_scope(of_blocks(2, names), Scope(projections=kind))
+            for name in group["layers"]
+        ]
+        for kind in ("attention", "mlp", "all")
+    }
+    assert sorted(kept["attention"] + kept["mlp"]) == sorted(kept["all"])
+    assert all(".mlp." in name for name in kept["mlp"])
+    assert not any(".mlp." in name for name in kept["attention"])
+
+
+def test_layers_in_scope_keep_the_hessian_of_their_group():
+    (group, *_) = in_scope(of_blocks(1, PHI), Scope(projections="mlp"))
+    assert group["name"] == "0.self_attn.q_proj" and group["layers"] == ["0.mlp.fc1"]
+
+
+def test_a_range_beyond_the_model_is_refused():
+    with pytest.raises(ValueError, match="scope.blocks 1-2: the model has blocks 0-1"):
+        in_scope(of_blocks(2), Scope(blocks="1-2"))
+
+
+def test_a_third_of_too_few_blocks_is_refused():
+    with pytest.raises(ValueError, match="no layer is in it"):
+        in_scope(of_blocks(1), Scope(blocks="last-third"))

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 
+from rac import __version__
 from rac.config import Calibration, Variant
 
 CARD = """---
@@ -17,9 +18,9 @@ tags:
 
 # {model}, {pattern}, by {solver}
 
-The dense model `{model}` with {sparsity:.2%} of the weights of its decoder blocks' linear layers
-set to zero ({nonzero_parameters:,} of {parameters:,} stored parameters are not zero). Embeddings,
-norms, biases and the output head are as they were. It loads like the dense model:
+The dense model `{model}` with {sparsity:.2%} of the weights of its compressed layers set to
+zero ({nonzero_parameters:,} of {parameters:,} stored parameters are not zero). Compressed
+are the linear layers of {scope}; all else is as it was. It loads like the dense model:
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -68,7 +69,8 @@ def write(record: dict, calibration: Calibration | None, variant: Variant) -> st
         | {
             "options": options if variant.solver == "sparsegpt" else "",
             "calibration": _calibration(record, calibration),
-            "version": importlib.metadata.version("rac"),
+            "scope": _scope(variant),
+            "version": __version__,
             "torch": importlib.metadata.version("torch"),
             "errors": _errors(record),
             "rows": "\n".join(rows),
@@ -78,6 +80,12 @@ def write(record: dict, calibration: Calibration | None, variant: Variant) -> st
 
 def _error(error: float | None) -> str:
     return "–" if error is None else f"{error:.4g}"
+
+
+def _scope(variant: Variant) -> str:
+    blocks, projections = variant.scope.blocks, variant.scope.projections
+    kind = "attention and mlp" if projections == "all" else projections
+    return f"{kind} in {'all decoder blocks' if blocks == 'all' else f'decoder blocks {blocks}'}"
 
 
 def _calibration(record: dict, calibration: Calibration | None) -> str:

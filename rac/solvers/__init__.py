@@ -33,7 +33,7 @@ def solve(
         weight: [out, in], float32 or float64.
         hessian: Σ x xᵀ over the layer's inputs [in, in], float32 or float64, of any scale.
         pattern: `unstructured 0.5` (share of zeros), or `2:4` (2 kept of every 4 in a row).
-        solver: `magnitude`, `wanda` or `sparsegpt`.
+        solver: `magnitude`, `wanda`, `sparsegpt` or `alps`.
         options: the solver's own, such as `damping` and `block` of sparsegpt.
 
     Raises:

@@ -2,9 +2,7 @@
 
 import torch
 
-from rac.solvers.patterns import Pattern, Pruned, kept
-
-DAMPING_LIMIT = 1.0  # as large as the mean diagonal; a Hessian that needs more is not one
+from rac.solvers.patterns import DAMPING_LIMIT, Pattern, Pruned, kept
 
 
 def prune(

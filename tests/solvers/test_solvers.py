@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import rac
 from rac import solvers
 
-SOLVERS = ("magnitude", "wanda", "sparsegpt")
+SOLVERS = ("magnitude", "wanda", "sparsegpt", "alps")
 
 
 def correlated(rows=48, columns=64, tokens=512, seed=0, dtype=torch.float32):
@@ -26,7 +26,7 @@ def correlated(rows=48, columns=64, tokens=512, seed=0, dtype=torch.float32):
 
 def zeros_asked(solver, share, rows, columns, block=128):
     """floor(share × size) over the layer, each row, or each block of columns."""
-    if solver == "magnitude":
+    if solver in ("magnitude", "alps"):
         return math.floor(share * rows * columns)
     if solver == "wanda":
         return rows * math.floor(share * columns)
@@ -113,10 +113,10 @@ def test_rows_may_come_in_any_order(solver):
 @pytest.mark.parametrize("seed", range(3))
 def test_each_solver_beats_the_one_before_it(pattern, seed):
     weight, hessian = correlated(seed=seed)
-    magnitude, wanda, sparsegpt = (
+    magnitude, wanda, sparsegpt, alps = (
         rac.solve(weight, hessian, pattern, solver).relative_error for solver in SOLVERS
     )
-    assert sparsegpt < wanda < magnitude < 1
+    assert alps < sparsegpt < wanda < magnitude < 1
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -155,7 +155,7 @@ def broken(where, value):
     [
         (torch.ones(3, 4), torch.eye(4), "2:3", "wanda", "multiples of 3, not 4"),
         (torch.ones(3, 4), torch.eye(4), "0.5", "wanda", "neither 'unstructured S'"),
-        (torch.ones(3, 4), torch.eye(4), "2:4", "wand", "known: magnitude, sparsegpt, wanda"),
+        (torch.ones(3, 4), torch.eye(4), "2:4", "wand", "known: alps, magnitude, sparsegpt, wanda"),
         (torch.ones(3, 4), torch.eye(5), "2:4", "wanda", r"Hessian must be \[4, 4\]"),
         (torch.ones(4), torch.eye(4), "2:4", "wanda", r"weight must be \[out, in\]"),
         (torch.ones(0, 4), torch.eye(4), "2:4", "wanda", "not empty"),
@@ -181,4 +181,5 @@ def test_unknown_options_and_missing_hessians_are_refused():
 
 def test_options_are_those_of_the_function():
     assert solvers.options_of("sparsegpt") == ["damping", "block"]
+    assert solvers.options_of("alps") == ["damping"]
     assert solvers.options_of("wanda") == solvers.options_of("magnitude") == []

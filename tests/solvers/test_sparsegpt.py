@@ -18,7 +18,7 @@ def oracle(weight, hessian, pattern, damping=0.01, block=128):
     dead = hessian.diagonal() == 0
     weight[:, dead] = 0
     hessian.diagonal()[dead] = hessian.diagonal()[~dead].mean()
-    hessian += damping * hessian.diagonal().mean() * torch.eye(columns)
+    hessian.diagonal().add_(damping * hessian.diagonal().mean())
     inverses = [torch.linalg.inv(hessian[j:, j:]) for j in range(columns)]
     pivots = torch.stack([inverse[0, 0] for inverse in inverses])
     mask = torch.ones_like(weight, dtype=torch.bool)
@@ -116,7 +116,7 @@ def test_factor_is_the_upper_cholesky_factor_of_the_inverse():
     hessian = inputs.T @ inputs
     factor, damping = inverse_factor(hessian, 0.01)
     scale = hessian.diagonal().mean()
-    inverse = torch.linalg.inv(hessian / scale + 0.01 * torch.eye(20))
+    inverse = torch.linalg.inv(hessian / scale + 0.01 * torch.eye(20, dtype=torch.float64))
     torch.testing.assert_close(factor, torch.linalg.cholesky(inverse, upper=True))
     assert damping == 0.01
 
