@@ -28,6 +28,8 @@ wildcard_constraints:
     model=any_of(settings.models),
     dataset=any_of(settings.datasets),
     source=any_of(settings.sources),
+    thoughts=any_of(settings.sources),
+    text=any_of(settings.sources),
     calibration=any_of(["none", *settings.calibrations]),
     variant=any_of(["dense", *settings.variant_cells()]),
     eval=any_of(settings.evals),

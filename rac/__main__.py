@@ -20,12 +20,10 @@ Kind = TypeVar("Kind", bound=BaseModel)
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-Definition = TypeVar("Definition", bound=BaseModel)
-
-
 def definition(kind: type[BaseModel]) -> Any:
     """An option that takes a definition of config.yaml as JSON."""
-    return typer.Option(parser=partial(parse, kind), metavar="JSON")
+    what = f"a {kind.__name__.lower()} as config.yaml defines it"
+    return typer.Option(parser=partial(parse, kind), metavar="JSON", help=what)
 
 
 def parse(kind: type[Kind], text: str) -> Kind:
@@ -45,6 +43,7 @@ def parse(kind: type[Kind], text: str) -> Kind:
 Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
 Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
+Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
 File = Annotated[Path, typer.Option()]
 
@@ -73,7 +72,7 @@ def traces(
     name: Name,
     model_spec: Annotated[Any, definition(definitions.Model)],
     model: Folder,
-    dataset: File,
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     code: Code,
     output: Output,
 ) -> None:
@@ -88,7 +87,7 @@ def sources(
     spec: Annotated[Any, definition(definitions.Source)],
     name: Name,
     model: Folder,
-    dataset: File,
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     output: Output,
     traces: Annotated[Path | None, typer.Option(help="traces.jsonl.zst, for kind traces")] = None,
 ) -> None:
@@ -100,15 +99,15 @@ def sources(
 
 @app.command()
 def hessians(
-    model_spec: Annotated[Any, definition(definitions.Model)],
+    dtype: Dtype,
     model: Folder,
-    sequences: File,
+    sequences: Annotated[Path, typer.Option(help="sequences.safetensors of the source")],
     output: Output,
 ) -> None:
     """Hessians of the dense model over a source."""
     from rac.hessians import accumulate
 
-    accumulate(model, sequences, model_spec.dtype, output)
+    accumulate(model, sequences, dtype, output)
 
 
 @app.command()
@@ -137,7 +136,7 @@ def compress(
 @app.command()
 def requests(
     task: Annotated[str, typer.Option(help="an lm-eval task")],
-    dataset: File,
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     model: Folder,
     output: Output,
 ) -> None:
@@ -166,7 +165,7 @@ def generate(
 @app.command()
 def score(
     spec: Annotated[Any, definition(definitions.Eval)],
-    dataset: File,
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     requests: File,
     generations: File,
     scores: Output,
@@ -180,7 +179,7 @@ def score(
 
 @app.command()
 def diagnostics(
-    model_spec: Annotated[Any, definition(definitions.Model)],
+    dtype: Dtype,
     model: Folder,
     checkpoint: Folder,
     hessians: Annotated[Path, typer.Option(help="Hessians of held-out traces")],
@@ -191,13 +190,13 @@ def diagnostics(
     """Layer errors and losses on what no calibration saw."""
     from rac.diagnostics import diagnose
 
-    diagnose(checkpoint, model, hessians, thoughts, text, model_spec.dtype, output)
+    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output)
 
 
 @app.command()
 def runtime(
     spec: Annotated[Any, definition(definitions.Workload)],
-    model_spec: Annotated[Any, definition(definitions.Model)],
+    dtype: Dtype,
     model: Folder,
     checkpoint: Folder,
     output: Output,
@@ -205,7 +204,7 @@ def runtime(
     """Speed, memory and size beside the dense model's."""
     from rac.runtime import measure_runtime
 
-    measure_runtime(spec, model, checkpoint, model_spec.dtype, output)
+    measure_runtime(spec, model, checkpoint, dtype, output)
 
 
 @app.command()

@@ -237,7 +237,8 @@ def parts(
     """
     header_file, identity = work / "header.json", sha256_json(header)
     if work.exists():
-        kept = read_json(header_file).get("identity") if header_file.exists() else None
+        found = read_json(header_file) if header_file.exists() else None
+        kept = found.get("identity") if isinstance(found, dict) else None
         if kept != identity:
             print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
             shutil.rmtree(work)

@@ -11,7 +11,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,11 +23,14 @@ from pydantic import (
 
 from rac.errors import RacError
 
-SCHEMA_FILE = Path(__file__).parent.parent / "schemas" / "config.schema.json"
 NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True, "alps": True}
 
 # Beside calibrations: results/{model}/… ; beside evals: results/{model}/{calibration}/{variant}/…
-STAGE_FOLDERS = {"traces", "sources", "hessians", "requests", "benchmarks", "checkpoint", "runtime"}
+STAGE_FOLDERS = {"traces", "sources", "hessians", "requests", "benchmarks"} | {
+    "checkpoint",
+    "runtime",
+    "diagnostics",
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -341,6 +343,7 @@ class Config(Strict):
                     known(f"{where}.variants", entry, self.variants, variants)
                 if block.runtime and run.workload is None:
                     raise ValueError(f"{where}: 'runtime' needs runs.{name}.workload")
+            self._check_evals(name, run)
             if run.workload:
                 known(f"runs.{name}.workload", run.workload, self.workloads)
             if run.heldout:
@@ -354,6 +357,22 @@ class Config(Strict):
                         )
                 self._check_heldout(name, run)
         return self
+
+    def _check_evals(self, name: str, run: Run) -> None:
+        """No benchmark may ask what a calibration of the run has seen."""
+        calibrated = {
+            self.sources[source].dataset: source
+            for block in run.cells
+            for calibration in block.calibrations
+            for source in self.calibrations[calibration].sources(self.sources)
+        }
+        for entry in (entry for block in run.cells for entry in block.evals):
+            dataset = self.evals[entry].dataset
+            if dataset in calibrated:
+                raise ValueError(
+                    f"runs.{name}: eval '{entry}' asks dataset '{dataset}', which source "
+                    f"'{calibrated[dataset]}' calibrates on"
+                )
 
     def _check_heldout(self, name: str, run: Run) -> None:
         """What is measured on must not have been calibrated on, neither as a source nor as its rows."""
@@ -423,21 +442,6 @@ def validate(values: Any, file: str = "config.yaml") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise RacError(f"{file}: {_line(error.errors()[0])}") from None
-
-
-def load(path: Path) -> Config:
-    """Read and check a configuration file.
-
-    Raises:
-        RacError: unreadable, not YAML, or not what the schema says.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RacError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RacError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    return validate(values, str(path))
 
 
 def schema() -> str:

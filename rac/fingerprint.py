@@ -12,8 +12,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 
-# Not followed: what they hold reaches a stage as parameters, or is only shown to the user. Without this,
-# a new key of config.yaml would recompute everything.
+# Not followed: what definitions say reaches a stage as parameters, and the rest is only shown to the user.
+# Without this, every edit of the configuration's checks would recompute everything.
 APART = {"rac.config", "rac.errors", "rac.progress"}
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))
@@ -30,8 +30,8 @@ STAGES = {
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],
     "diagnostics": ["rac.diagnostics"],
     "runtime": ["rac.runtime"],
-    "summary": ["rac.report.summary"],
-    "report": ["rac.report.page", "report/page.html"],
+    "summary": ["rac.report.summary", "rac.matrix"],
+    "report": ["rac.report.page", "rac.matrix", "report/page.html"],
 }
 
 

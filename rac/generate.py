@@ -4,6 +4,8 @@ import itertools
 import shutil
 from pathlib import Path
 
+import torch
+
 from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval, Model
 from rac.engines.chunks import Prompt, sample_chunks
@@ -47,6 +49,7 @@ def write_generations(
         "weights": checkpoints.identity(checkpoint),
         "requests": sha256_file(requests),
         "stop": stop,
+        "threads": torch.get_num_threads(),
         "code": code,
     }
     work = output.parent / "work"

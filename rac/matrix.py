@@ -167,6 +167,7 @@ def summary_cells(config: Config) -> list[dict]:
     run = config.runs[config.run]
     cells, evals, timed = plan(config, config.run)
     variants = config.variant_cells()
+    heldout = f"{run.heldout.thoughts}+{run.heldout.text}" if run.heldout else None
     rows = []
     for cell in cells:
         pattern, variant = variants.get(cell.variant, ("", None))
@@ -187,7 +188,7 @@ def summary_cells(config: Config) -> list[dict]:
                     "metrics": f"{scored}/metrics.json" if name else None,
                     "generation": f"{scored}/generation.json" if name else None,
                     "compression": None if cell.dense else f"{cell.checkpoint}/compression.json",
-                    "diagnostics": f"{cell.folder}/diagnostics.json" if run.heldout else None,
+                    "diagnostics": f"{cell.folder}/diagnostics/{heldout}.json" if heldout else None,
                     "runtime": f"{cell.folder}/runtime/{run.workload}.json"
                     if cell in timed
                     else None,

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rac.config import Config, Heldout
-from rac.errors import RacError
+from rac.config import Config
 from rac.fingerprint import stage
 from rac.matrix import Cell, restrict
 from rac.models.reasoner import WEIGHTS
@@ -22,16 +21,24 @@ def any_of(names: Iterable[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
-def spec(config: Config, kind: str, wildcard: str) -> Callable[[Any], str]:
-    """The definition that a wildcard names, as JSON; CPU threads change no result and are left out."""
+def spec(
+    config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
+) -> Callable[[Any], str]:
+    """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
+    unread = {"threads", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
-        exclude={"threads"}
+        exclude=unread
     )
 
 
 def ask(config: Config, question: str) -> Callable[[Any], Any]:
     """One of the functions below, bound to the configuration."""
     return partial(globals()[question], config)
+
+
+def dtype(config: Config, wildcards: Any) -> str:
+    """The type of number that a model runs in."""
+    return config.models[wildcards.model].dtype
 
 
 def threads(config: Config, wildcards: Any) -> int:
@@ -124,19 +131,10 @@ def eval_task(config: Config, wildcards: Any) -> str:
     return config.evals[wildcards.eval].task
 
 
-def heldout_hessians(config: Config, wildcards: Any) -> str:
-    """Hessians of the held-out thoughts of the active run."""
-    return f"results/{wildcards.model}/hessians/{_heldout(config).thoughts}"
-
-
-def heldout_thoughts(config: Config, wildcards: Any) -> str:
-    """Token sequences of the held-out thoughts of the active run."""
-    return f"results/{wildcards.model}/sources/{_heldout(config).thoughts}/sequences.safetensors"
-
-
-def heldout_text(config: Config, wildcards: Any) -> str:
-    """Token sequences of the held-out text of the active run."""
-    return f"results/{wildcards.model}/sources/{_heldout(config).text}/sequences.safetensors"
+def eval_task_file(config: Config, wildcards: Any) -> list[str]:
+    """The user's own task file, where the task is one."""
+    task = config.evals[wildcards.eval].task
+    return [task] if task.endswith((".yaml", ".yml")) else []
 
 
 def run_config(config: Config, wildcards: Any) -> str:
@@ -144,15 +142,8 @@ def run_config(config: Config, wildcards: Any) -> str:
     return restrict(config).model_dump_json()
 
 
-def _heldout(config: Config) -> Heldout:
-    heldout = config.runs[config.run].heldout
-    if heldout is None:
-        raise RacError(f"runs.{config.run} has no 'heldout', which diagnostics measure on")
-    return heldout
-
-
 def show_table(file: str) -> None:
-    """Print the table, if this call of Snakemake has made one."""
+    """Print the table, where there is one."""
     path = Path(file)
     if path.exists():
         print(path.read_text(encoding="utf-8"))

@@ -4,6 +4,8 @@ import itertools
 import shutil
 from pathlib import Path
 
+import torch
+
 from rac.artifacts import provenance, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
 from rac.config import Model, Source
 from rac.engines.chunks import Prompt, sample_chunks
@@ -42,6 +44,7 @@ def write_traces(
         "dataset": sha256_file(dataset),
         "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
         "stop": checkpoint.stop_tokens(folder),
+        "threads": torch.get_num_threads(),
         "code": code,
     }
     work = output.parent / "work"

@@ -2,22 +2,22 @@ rule diagnostics:
     input:
         model="resources/models/{model}",
         checkpoint=ask("checkpoint"),
-        hessians=ask("heldout_hessians"),
-        thoughts=ask("heldout_thoughts"),
-        text=ask("heldout_text"),
+        hessians="results/{model}/hessians/{thoughts}",
+        thoughts="results/{model}/sources/{thoughts}/sequences.safetensors",
+        text="results/{model}/sources/{text}/sequences.safetensors",
     output:
-        "results/{model}/{calibration}/{variant}/diagnostics.json",
+        "results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.json",
     log:
-        "logs/{model}/{calibration}/{variant}/diagnostics.log",
+        "logs/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.log",
     benchmark:
-        "results/{model}/benchmarks/diagnostics/{calibration}/{variant}.tsv"
+        "results/{model}/benchmarks/diagnostics/{calibration}/{variant}/{thoughts}+{text}.tsv"
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
     params:
-        model=spec("models", "model"),
+        dtype=ask("dtype"),
         code=stage("diagnostics"),
     shell:
-        "python -m rac diagnostics --model-spec {params.model:q} --model {input.model:q}"
+        "python -m rac diagnostics --dtype {params.dtype} --model {input.model:q}"
         " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q}"
         " --thoughts {input.thoughts:q} --text {input.text:q} --output {output:q} > {log:q} 2>&1"

@@ -12,8 +12,8 @@ rule hessians:
         "../envs/rac.yaml"
     threads: ask("threads")
     params:
-        model=spec("models", "model"),
+        dtype=ask("dtype"),
         code=stage("hessians"),
     shell:
-        "python -m rac hessians --model-spec {params.model:q} --model {input.model:q}"
+        "python -m rac hessians --dtype {params.dtype} --model {input.model:q}"
         " --sequences {input.sequences:q} --output {output:q} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ rule model:
     conda:
         "../envs/rac.yaml"
     params:
-        spec=spec("models", "model"),
+        spec=spec("models", "model", without=["sampling"]),
         code=ask("model_code"),
     shell:
         "python -m rac model --spec {params.spec:q} --name {wildcards.model}"

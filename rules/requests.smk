@@ -2,6 +2,7 @@ rule requests:
     input:
         model="resources/models/{model}",
         dataset=ask("eval_dataset"),
+        task=ask("eval_task_file"),
     output:
         "results/{model}/requests/{eval}/requests.jsonl.zst",
     log:

@@ -11,9 +11,9 @@ rule runtime:
     threads: workflow.cores or 1  # alone on the machine, so that nothing else is in the times
     params:
         spec=spec("workloads", "workload"),
-        model=spec("models", "model"),
+        dtype=ask("dtype"),
         code=stage("runtime"),
     shell:
-        "python -m rac runtime --spec {params.spec:q} --model-spec {params.model:q}"
+        "python -m rac runtime --spec {params.spec:q} --dtype {params.dtype}"
         " --model {input.model:q} --checkpoint {input.checkpoint:q} --output {output:q}"
         " > {log:q} 2>&1"

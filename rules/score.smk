@@ -1,6 +1,7 @@
 rule score:
     input:
         dataset=ask("eval_dataset"),
+        task=ask("eval_task_file"),
         requests="results/{model}/requests/{eval}/requests.jsonl.zst",
         generations="results/{model}/{calibration}/{variant}/{eval}/generations.jsonl.zst",
     output:

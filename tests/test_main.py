@@ -31,7 +31,7 @@ def test_a_verb_writes_its_output_and_says_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (DATASET | {"split": "tset"}, "datasets.d: split 'tset' is none of train"),
+        (DATASET | {"split": "tset"}, "datasets.d: split 'tset' is none of validation"),
         (DATASET | {"rows": 0}, "Dataset.rows: Input should be greater than 0"),
         (DATASET | {"colour": 1}, "Dataset.colour: Extra inputs are not permitted"),
         ({"path": "/absent.jsonl"}, "datasets.d.path: /absent.jsonl is missing"),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,7 +10,7 @@ import yaml
 from rac import config, matrix
 from rac.matrix import Cell
 
-VALUES = yaml.safe_load((config.SCHEMA_FILE.parent.parent / "config.yaml").read_text())
+VALUES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 SMALL = {
     "run": "r",
     "models": {"a": {"embedded": "reasoner"}, "b": {"path": "b"}},

@@ -3,15 +3,15 @@
 import json
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from rac import config, rules
-from rac.errors import RacError
 
-VALUES = yaml.safe_load((config.SCHEMA_FILE.parent.parent / "config.yaml").read_text())
+VALUES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 
 
 class Wildcards(SimpleNamespace):
@@ -93,11 +93,16 @@ def test_a_variant_is_asked_for_by_one_sparsity(settings):
     assert len(codes) == 3
 
 
-def test_held_out_files(settings):
+def test_a_stage_sees_only_the_keys_that_it_reads(settings):
     asked = Wildcards(model="reasoner")
-    assert rules.heldout_hessians(settings, asked) == "results/reasoner/hessians/traces-heldout"
-    assert "/sources/c4-heldout/" in rules.heldout_text(settings, asked)
-    demo = VALUES["runs"]["demo"] | {"heldout": None}
-    without = config.validate(VALUES | {"runs": {"demo": demo}})
-    with pytest.raises(RacError, match=r"runs\.demo has no 'heldout'"):
-        rules.heldout_text(without, asked)
+    whole = rules.spec(settings, "models", "model")(asked)
+    assert '"sampling"' in whole and '"threads"' not in whole
+    assert '"sampling"' not in rules.spec(settings, "models", "model", ["sampling"])(asked)
+    assert rules.dtype(settings, asked) == "float32"
+
+
+def test_a_task_file_of_the_user_s_own_is_an_input():
+    evals = {"own": {"task": "tasks/own.yaml", "dataset": "problems-test"}}
+    settings = config.validate(VALUES | {"evals": VALUES["evals"] | evals})
+    assert rules.eval_task_file(settings, Wildcards(eval="own")) == ["tasks/own.yaml"]
+    assert rules.eval_task_file(settings, Wildcards(eval="word-problems")) == []

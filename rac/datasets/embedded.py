@@ -12,7 +12,10 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
         RacError: no such split, or `rows` is missing where the list is endless, or the kind is wrong.
     """
     kind = "documents" if dataset.embedded == "c4" else "problems"
-    splits = text.SPLITS if dataset.embedded == "c4" else problems.SPLITS
+    # What the reasoner was trained on is for training alone.
+    splits = [
+        split for split in (text if kind == "documents" else problems).SPLITS if split != "train"
+    ]
     if dataset.kind != kind:
         raise RacError(
             f"datasets.{name}: '{dataset.embedded}' is of kind '{kind}': set kind: {kind}"

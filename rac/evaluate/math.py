@@ -17,9 +17,11 @@ import sys
 import threading
 from typing import NamedTuple
 
+from rac.errors import RacError
 from rac.evaluate.thoughts import answer_part
 
 SECONDS = 5.0  # of processor time, so that a verdict does not hang on what else the machine does
+READY = "ready"  # what a comparer says when its imports and limits are in place
 MEMORY = 2 * 2**30  # bytes of address space
 
 
@@ -139,6 +141,13 @@ class _Comparer:
             text=True,
             encoding="utf-8",
         )
+        assert self._process.stdout
+        if self._process.stdout.readline().strip() != READY:
+            self._close()
+            raise RacError(
+                "Math-Verify cannot be started; this says why: "
+                "python -c 'from rac.evaluate.math import serve; serve()'"
+            )
         return self._process
 
     def _close(self) -> None:
@@ -172,6 +181,7 @@ def serve() -> None:
     logging.disable()  # a warning that the limits below are ours, and one for each failed parse
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    print(READY, flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)

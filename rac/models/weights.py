@@ -18,9 +18,12 @@ def files(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     index = folder / "model.safetensors.index.json"
-    names = (
-        set(read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    )
+    names = {"model.safetensors"}
+    if index.exists():
+        try:
+            names = set(read_json(index)["weight_map"].values())
+        except (AttributeError, KeyError, TypeError):
+            raise RacError(f"{index} does not say which file holds which weight") from None
     found = [folder / name for name in sorted(names)]
     for file in found:
         if not file.is_file():

@@ -41,7 +41,13 @@ def of_eval(
     for topic, value, label, share, what in (
         ("accuracy", "accuracy", "accuracy", True, "accuracy"),
         ("length", "tokens_mean", "mean tokens a sample", False, "mean generated tokens a sample"),
-        ("length", "unfinished", "unfinished samples", True, "samples cut at the token limit"),
+        (
+            "length",
+            "unfinished",
+            "unfinished samples",
+            True,
+            "samples cut, or with an open thought,",
+        ),
     ):
         frame = tidy.measured(rows, value)
         on_line = tidy.sweeps(frame)

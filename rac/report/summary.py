@@ -64,9 +64,13 @@ COLUMNS = (
     "calibration_tokens",
     *SIZES,
     "tokens_per_second_1",
+    "tokens_per_second_1_se",
     "speedup_1",
+    "speedup_1_se",
     "tokens_per_second_batch",
+    "tokens_per_second_batch_se",
     "speedup_batch",
+    "speedup_batch_se",
     "batch",
     "peak_memory_bytes",
     "seconds_compress",
@@ -157,8 +161,9 @@ def _runtime(measured: dict) -> dict[str, Any]:
     larger = max((int(batch) for batch in batches if batch != "1"), default=None)
     for name, batch in (("1", "1"), ("batch", str(larger))):
         if batch in batches:
-            row[f"tokens_per_second_{name}"] = batches[batch]["tokens_per_second"]
-            row[f"speedup_{name}"] = batches[batch]["speedup"]
+            for value in ("tokens_per_second", "speedup"):
+                row[f"{value}_{name}"] = batches[batch][value]
+                row[f"{value}_{name}_se"] = batches[batch].get(f"{value}_se")
     return row | {"batch": larger}
 
 

@@ -122,3 +122,19 @@ def test_traces_of_another_budget_recompute_what_hangs_on_them(finished):
     one = {"traces": 1, "sources": 1, "hessians": 1}
     cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
     assert finished.planned() == one | cell | TABLE
+
+
+def test_another_temperature_samples_again_and_leaves_the_model_alone(finished):
+    finished.configure(lambda c: c["models"]["tiny"].update(sampling={"temperature": 0.7}))
+    planned = finished.planned()
+    assert planned["traces"] == 2 and planned["generate"] == EVERY_CELL
+    assert "model" not in planned and "dataset" not in planned
+
+
+def test_held_out_text_has_its_own_diagnostics(finished):
+    def other_text(values):
+        values["sources"]["other-text"] = values["sources"]["heldout-text"] | {"tokens": 200}
+        values["runs"]["small"]["heldout"]["text"] = "other-text"
+
+    finished.configure(other_text)
+    assert finished.planned() == {"sources": 1, "diagnostics": EVERY_CELL} | TABLE
