@@ -127,7 +127,10 @@ def test_embedded_datasets(tmp_path):
     ("definition", "message"),
     [
         ({"embedded": "c4", "split": "heldout"}, "set kind: documents"),
-        ({"embedded": "c4", "kind": "documents", "split": "tset"}, "'tset' is none of validation"),
+        (
+            {"embedded": "c4", "kind": "documents", "split": "tset"},
+            "'tset' is none of calibration, heldout",
+        ),
         ({"embedded": "word-problems", "split": "test"}, "set rows"),
         ({"embedded": "c4", "kind": "documents", "split": "heldout", "rows": 10**6}, "it has"),
     ],
