@@ -16,6 +16,7 @@ configfile: "config.yaml"
 
 try:
     settings = definitions.validate(config)
+    asked.check(settings)
 except RacError as error:
     raise WorkflowError(str(error)) from None
 

@@ -25,11 +25,10 @@ from rac.errors import RacError
 
 NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True, "alps": True}
 
-# Beside calibrations: results/{model}/… ; beside evals: results/{model}/{calibration}/{variant}/…
-STAGE_FOLDERS = {"traces", "sources", "hessians", "requests", "benchmarks"} | {
-    "checkpoint",
-    "runtime",
-    "diagnostics",
+# Folders beside those of models, calibrations and evals.
+STAGE_FOLDERS = {
+    *("figures", "benchmarks", "traces", "sources", "hessians", "requests"),
+    *("checkpoint", "runtime", "diagnostics"),
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -282,7 +281,7 @@ class Config(Strict):
     """config.yaml."""
 
     run: Name
-    models: dict[Name, Model]
+    models: dict[FolderName, Model]
     datasets: dict[Name, Dataset]
     sources: dict[Name, Source]
     calibrations: dict[FolderName, Calibration]
@@ -343,7 +342,6 @@ class Config(Strict):
                     known(f"{where}.variants", entry, self.variants, variants)
                 if block.runtime and run.workload is None:
                     raise ValueError(f"{where}: 'runtime' needs runs.{name}.workload")
-            self._check_evals(name, run)
             if run.workload:
                 known(f"runs.{name}.workload", run.workload, self.workloads)
             if run.heldout:
@@ -355,37 +353,31 @@ class Config(Strict):
                             f"runs.{name}.heldout.{role}: source '{given}' is of kind "
                             f"'{self.sources[given].kind}', not '{kind}'"
                         )
-                self._check_heldout(name, run)
+            self._check_held_out(name, run)
         return self
 
-    def _check_evals(self, name: str, run: Run) -> None:
-        """No benchmark may ask what a calibration of the run has seen."""
-        calibrated = {
-            self.sources[source].dataset: source
+    def _check_held_out(self, name: str, run: Run) -> None:
+        """What is measured on must not have been calibrated on: neither problems nor held-out rows."""
+        seen = {
+            self.sources[source].dataset: (calibration, source)
             for block in run.cells
             for calibration in block.calibrations
             for source in self.calibrations[calibration].sources(self.sources)
         }
         for entry in (entry for block in run.cells for entry in block.evals):
             dataset = self.evals[entry].dataset
-            if dataset in calibrated:
+            if dataset in seen:
                 raise ValueError(
                     f"runs.{name}: eval '{entry}' asks dataset '{dataset}', which source "
-                    f"'{calibrated[dataset]}' calibrates on"
+                    f"'{seen[dataset][1]}' calibrates on"
                 )
-
-    def _check_heldout(self, name: str, run: Run) -> None:
-        """What is measured on must not have been calibrated on, neither as a source nor as its rows."""
-        assert run.heldout is not None
-        heldout = {run.heldout.thoughts, run.heldout.text} & set(self.sources)
-        rows = {self.sources[source].dataset for source in heldout}
-        for calibration in {entry for block in run.cells for entry in block.calibrations}:
-            for source in self.calibrations[calibration].sources(self.sources):
-                if source in heldout or self.sources[source].dataset in rows:
-                    raise ValueError(
-                        f"runs.{name}.heldout: calibration '{calibration}' uses source '{source}' or its "
-                        "dataset, which are to be held out"
-                    )
+        for held in (run.heldout.thoughts, run.heldout.text) if run.heldout else ():
+            if self.sources[held].dataset in seen:
+                calibration, source = seen[self.sources[held].dataset]
+                raise ValueError(
+                    f"runs.{name}.heldout: calibration '{calibration}' uses source '{source}' or its "
+                    "dataset, which are to be held out"
+                )
 
 
 def source_parts(kind: str) -> tuple[str, ...]:

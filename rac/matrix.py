@@ -75,17 +75,10 @@ def plan(config: Config, run: str) -> Plan:
                 evals.update({(cell, name): None for name in block.evals})
                 if block.runtime and not cell.dense:
                     timed.add(cell)
-    order = {cell: i for i, cell in enumerate(sorted(cells, key=lambda cell: not cell.dense))}
-    by_model = list(config.models)
-
-    def rank(cell: Cell) -> tuple[int, int]:
-        return by_model.index(cell.model), order[cell]
-
-    return Plan(
-        sorted(cells, key=rank),
-        sorted(evals, key=lambda pair: rank(pair[0])),
-        timed,
-    )
+    models = list(config.models)
+    ordered = sorted(cells, key=lambda cell: (models.index(cell.model), not cell.dense))
+    place = {cell: i for i, cell in enumerate(ordered)}
+    return Plan(ordered, sorted(evals, key=lambda pair: place[pair[0]]), timed)
 
 
 def _family(name: str, variant: str, config: Config) -> bool:

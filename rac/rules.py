@@ -11,9 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from rac.config import Config
+from rac.datasets import embedded, files
+from rac.evaluate.harness import task_file
 from rac.fingerprint import stage
 from rac.matrix import Cell, restrict
+from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
+
+
+def check(config: Config) -> None:
+    """Refuse, before any job starts, what the active run cannot be made from.
+
+    Raises:
+        RacError: a file, folder, embedded split or lm-eval task is not there.
+    """
+    used = restrict(config)
+    for name, model in used.models.items():
+        if model.path:
+            check_folder(model.path, name)
+    for name, dataset in used.datasets.items():
+        if dataset.embedded:
+            embedded.check(dataset, name)
+        files.check(dataset, name)
+    for evaluation in used.evals.values():
+        task_file(evaluation.task)
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -6,6 +6,8 @@ rule dataset:
         meta="resources/datasets/{dataset}/meta.json",
     log:
         "logs/datasets/{dataset}.log",
+    benchmark:
+        "results/benchmarks/dataset/{dataset}.tsv"
     conda:
         "../envs/rac.yaml"
     params:

@@ -5,6 +5,8 @@ rule model:
         directory("resources/models/{model}"),
     log:
         "logs/models/{model}.log",
+    benchmark:
+        "results/{model}/benchmarks/model.tsv"
     conda:
         "../envs/rac.yaml"
     params:

@@ -7,6 +7,8 @@ rule requests:
         "results/{model}/requests/{eval}/requests.jsonl.zst",
     log:
         "logs/{model}/requests/{eval}.log",
+    benchmark:
+        "results/{model}/benchmarks/requests/{eval}.tsv"
     conda:
         "../envs/rac.yaml"
     params:

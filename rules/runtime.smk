@@ -6,6 +6,8 @@ rule runtime:
         "results/{model}/{calibration}/{variant}/runtime/{workload}.json",
     log:
         "logs/{model}/{calibration}/{variant}/runtime/{workload}.log",
+    benchmark:
+        "results/{model}/benchmarks/runtime/{calibration}/{variant}/{workload}.tsv"
     conda:
         "../envs/rac.yaml"
     threads: workflow.cores or 1  # alone on the machine, so that nothing else is in the times

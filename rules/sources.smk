@@ -7,6 +7,8 @@ rule sources:
         "results/{model}/sources/{source}/sequences.safetensors",
     log:
         "logs/{model}/sources/{source}.log",
+    benchmark:
+        "results/{model}/benchmarks/sources/{source}.tsv"
     conda:
         "../envs/rac.yaml"
     params:

@@ -7,6 +7,8 @@ rule summary:
         table="results/summary.txt",
     log:
         "logs/summary.log",
+    benchmark:
+        "results/benchmarks/summary.tsv"
     conda:
         "../envs/rac.yaml"
     params:

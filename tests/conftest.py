@@ -120,3 +120,28 @@ def tiny_hessians(tiny_model, tmp_path_factory) -> dict[str, Path]:
         stored[source] = folder / "hessians" / source
         accumulate(tiny_model, sequences, "float32", stored[source])
     return stored
+
+
+@pytest.fixture
+def break_off_once(monkeypatch):
+    """A function after which the engine breaks off in its second chunk, once; returns each call's prompts."""
+    from rac.engines import chunks
+
+    opened, calls = chunks.open_engine, []
+
+    def fragile(*arguments):
+        run = opened(*arguments)
+
+        def generate(*arguments):
+            calls.append(arguments[0])
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return run(*arguments)
+
+        return generate
+
+    def install():
+        monkeypatch.setattr(chunks, "open_engine", fragile)
+        return calls
+
+    return install

@@ -75,6 +75,7 @@ def test_the_repository_s_schema_is_current():
         ("models/m", {"hub": "a/b", "revision": "main"}, "revision 'main' is not a commit"),
         ("models/; rm -rf", {"path": "x"}, "'; rm -rf' cannot be a name"),
         ("models/..", {"path": "x"}, "'..' cannot be a name"),
+        ("models/figures", {"path": "x"}, "'figures' cannot be a name here"),
         ("variants/none", {"solver": "wanda", "sparsity": 0.5}, "'none' cannot be a name"),
         ("calibrations/dense", {"sum": {"c4": 1}}, "'dense' cannot be a name"),
         ("datasets/a b", {"path": "x.jsonl"}, "'a b' cannot be a name"),

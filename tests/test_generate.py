@@ -65,23 +65,10 @@ def test_more_samples_keep_the_ones_before(tiny_model, requests, tmp_path):
 
 
 def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
-    tiny_model, requests, tmp_path, monkeypatch
+    tiny_model, requests, tmp_path, break_off_once
 ):
     write(tiny_model, requests, tmp_path / "unbroken")
-    opened, calls = chunks.open_engine, []
-
-    def fragile(*arguments):
-        run = opened(*arguments)
-
-        def generate(*arguments):
-            calls.append(arguments[0])
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return run(*arguments)
-
-        return generate
-
-    monkeypatch.setattr(chunks, "open_engine", fragile)
+    calls = break_off_once()
     with pytest.raises(KeyboardInterrupt):
         write(tiny_model, requests, tmp_path / "broken")
     write(tiny_model, requests, tmp_path / "broken")

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from rac import config, rules
+from rac.errors import RacError
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 
@@ -106,3 +109,41 @@ def test_a_task_file_of_the_user_s_own_is_an_input():
     settings = config.validate(VALUES | {"evals": VALUES["evals"] | evals})
     assert rules.eval_task_file(settings, Wildcards(eval="own")) == ["tasks/own.yaml"]
     assert rules.eval_task_file(settings, Wildcards(eval="word-problems")) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "message"),
+    [
+        ("evals", "word-problems", {"task": "word_problemz"}, "did you mean 'word_problems'?"),
+        ("evals", "word-problems", {"task": "tasks/own.yaml"}, "tasks/own.yaml is missing"),
+        ("datasets", "c4-heldout", {"split": "heldot"}, "datasets.c4-heldout: split 'heldot'"),
+        ("datasets", "problems-test", {"rows": None}, "set rows, such as rows: 200"),
+        (
+            "datasets",
+            "problems-test",
+            {"embedded": None, "path": "absent.jsonl"},
+            "datasets.problems-test.path: absent.jsonl is missing",
+        ),
+        (
+            "models",
+            "reasoner",
+            {"embedded": None, "path": "absent"},
+            "models.reasoner.path: absent is not a Hugging Face folder",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused_before_any_job(kind, name, change, message):
+    values = VALUES | {kind: VALUES[kind] | {name: VALUES[kind][name] | change}}
+    with pytest.raises(RacError) as error:
+        rules.check(config.validate(values))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_another_run_asks_for_is_not_looked_at():
+    models = VALUES["models"] | {"other": {"path": "absent"}}
+    rules.check(config.validate(VALUES | {"models": models}))
+
+
+def test_the_snakefile_s_modules_import_neither_torch_nor_lm_eval():
+    code = "import sys, rac.rules; assert not {'torch', 'transformers', 'lm_eval'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

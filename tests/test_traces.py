@@ -13,7 +13,6 @@ import pytest
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Model, Source
-from rac.engines import chunks
 from rac.errors import RacError
 
 MODEL = Model.model_validate(
@@ -82,25 +81,11 @@ def test_too_few_prompts_for_the_budget_are_one_line(tiny_model, dataset, tmp_pa
 
 
 def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
-    tiny_model, dataset, tmp_path, monkeypatch
+    tiny_model, dataset, tmp_path, break_off_once
 ):
     unbroken, broken = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"
     write(definition(), tiny_model, dataset, unbroken)
-    opened = chunks.open_engine
-    calls = []
-
-    def fragile(*arguments):
-        run = opened(*arguments)
-
-        def generate(*arguments):
-            calls.append(arguments[0])
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return run(*arguments)
-
-        return generate
-
-    monkeypatch.setattr(chunks, "open_engine", fragile)
+    calls = break_off_once()
     with pytest.raises(KeyboardInterrupt):
         write(definition(), tiny_model, dataset, broken)
     assert not broken.exists()

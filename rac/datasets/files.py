@@ -9,6 +9,16 @@ from rac.errors import RacError
 COMPRESSIONS: dict[str, Literal["zst", "gz"]] = {".zst": "zst", ".gz": "gz"}
 
 
+def check(dataset: Dataset, name: str) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        RacError: with the path.
+    """
+    if dataset.path is not None and not dataset.path.is_file():
+        raise RacError(f"datasets.{name}.path: {dataset.path} is missing")
+
+
 def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     """All rows of `dataset.path` as they stand in it, and its origin.
 
@@ -17,9 +27,8 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     """
     path = dataset.path
     assert path is not None
+    check(dataset, name)
     suffixes = "".join(path.suffixes[-2:])
-    if not path.is_file():
-        raise RacError(f"datasets.{name}.path: {path} is missing")
     if suffixes.endswith(".parquet"):
         import pyarrow
         import pyarrow.parquet

@@ -44,7 +44,7 @@ def load_task(name: str, data: Path) -> Any:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.tasks import TaskManager
 
-    file = _task_file(name).resolve()
+    file = task_file(name).resolve()
     with tempfile.TemporaryDirectory() as folder:
         override = Path(folder) / "task.yaml"
         override.write_text(OVERRIDE.format(task=_quoted(file), data=_quoted(data.resolve())))
@@ -98,8 +98,11 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def _task_file(name: str) -> Path:
+def task_file(name: str) -> Path:
     """Where a task is defined: a path, one of ours, or one that lm-eval brings along.
+
+    Raises:
+        RacError: there is no such task; names the nearest one.
 
     lm-eval's own index parses its 14,000 task files (12 s); a search for one line takes 1 s.
     """
@@ -107,15 +110,15 @@ def _task_file(name: str) -> Path:
         if not Path(name).is_file():
             raise RacError(f"the task file {name} is missing")
         return Path(name)
-    import lm_eval.tasks
-
     line = re.compile(
         rf"^[\"']?(?:task|group)[\"']?:\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE
     )
-    for folder in (TASKS, Path(lm_eval.tasks.__file__).parent):
-        for file in sorted(folder.rglob("*.yaml")):
-            if line.search(file.read_text(encoding="utf-8")):
-                return file
+    if file := _defining(line, TASKS):
+        return file
+    import lm_eval.tasks
+
+    if file := _defining(line, Path(lm_eval.tasks.__file__).parent):
+        return file
     index = lm_eval.tasks.TaskManager(include_path=str(TASKS)).task_index
     if name in index:
         if index[name].yaml_path:
@@ -125,3 +128,9 @@ def _task_file(name: str) -> Path:
     near = difflib.get_close_matches(name, tasks, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
     raise RacError(f"there is no lm-eval task '{name}'{hint}")
+
+
+def _defining(line: re.Pattern[str], folder: Path) -> Path | None:
+    """The first task file below a folder that holds a line."""
+    files = sorted(folder.rglob("*.yaml"))
+    return next((f for f in files if line.search(f.read_text(encoding="utf-8"))), None)

@@ -12,6 +12,18 @@ if TYPE_CHECKING:
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
 
 
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse what model `name` is to be read from, if it is no Hugging Face folder.
+
+    Raises:
+        RacError: config.json is not there.
+    """
+    if not (folder / "config.json").is_file():
+        raise RacError(
+            f"models.{name}.path: {folder} is not a Hugging Face folder (config.json is missing)"
+        )
+
+
 def identity(folder: Path) -> str:
     """SHA-256 over the weights of a folder that the `model` or the `compress` stage made.
 

@@ -7,6 +7,7 @@ from rac.artifacts import atomic_folder, provenance, write_json
 from rac.config import Model
 from rac.errors import RacError
 from rac.models import weights
+from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "README.md")
@@ -27,10 +28,8 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
         if model.hub:
             _download(model, name, folder)
         else:
-            if source is None or not (source / "config.json").is_file():
-                raise RacError(
-                    f"models.{name}.path: {source} is not a Hugging Face folder (config.json is missing)"
-                )
+            assert source is not None
+            check_folder(source, name)
             for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
                 if file.name in RECORDS:
                     continue
@@ -57,6 +56,7 @@ def _record(folder: Path, dtype: str) -> dict:
     return {
         "weights_sha256": weights.sha256(folder),
         "linear_groups": groups(load_model(folder, dtype)),
+        **weights.size(folder),
     }
 
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import torch
 
-from rac.solvers.patterns import DAMPING_LIMIT, Pattern, Pruned, kept
+from rac.solvers.damping import DAMPING_LIMIT, normalize
+from rac.solvers.patterns import Pattern, Pruned, kept
 
 FIRST_RHO = 0.1  # this and the schedule below: as in published implementations
 CHECKED_EVERY = 3  # iterations from one look at the support to the next
@@ -46,18 +47,11 @@ def prune(
 def decompose(hessian: torch.Tensor, damping: float) -> Spectrum:
     """Damp and scale the Hessian; the part that all sparsities and layers of an input can share.
 
-    The Hessian is first divided by the mean diagonal of the columns that have activations, so its
-    scale does not matter; a column that has none counts as an average one. In float64 up to 4,096
-    columns, beyond in the input's dtype. Arguments and errors are those of `prune`.
+    Arguments and errors are those of `prune`.
     """
     if not 0 < damping <= DAMPING_LIMIT:
         raise ValueError(f"damping must be in (0, {DAMPING_LIMIT:g}]: {damping}")
-    diagonal = hessian.diagonal()
-    dead = diagonal == 0
-    hessian = hessian / diagonal[~dead].mean()
-    if len(hessian) <= 4096:
-        hessian = hessian.double()
-    hessian.diagonal()[dead] = 1
+    hessian, dead = normalize(hessian)
     rounding = len(hessian) * torch.finfo(hessian.dtype).eps
     while damping <= DAMPING_LIMIT:
         norms = (hessian.diagonal() + damping).sqrt()

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import torch
 
-DAMPING_LIMIT = 1.0  # as large as the mean diagonal; a Hessian that needs more is not one
-
 
 class Pattern(NamedTuple):
     """A share of zeros anywhere (`group` 1), or in every `group` consecutive columns of a row."""

@@ -2,7 +2,8 @@
 
 import torch
 
-from rac.solvers.patterns import DAMPING_LIMIT, Pattern, Pruned, kept
+from rac.solvers.damping import DAMPING_LIMIT, normalize
+from rac.solvers.patterns import Pattern, Pruned, kept
 
 
 def prune(
@@ -67,12 +68,9 @@ def prune(
 def inverse_factor(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor, float]:
     """Upper Cholesky factor U of the inverse, (H + damping · mean(diag) · I)⁻¹ = Uᵀ U.
 
-    The Hessian is first divided by the mean diagonal of the columns that have activations, so its
-    scale does not matter; a column that has none counts as an average one. With H = R Rᵀ, R upper
-    triangular, U is R⁻¹: one factorization of H read backwards and one triangular solve, where the
-    published code factorizes, inverts and factorizes again. It runs in float64 up to 4,096 columns,
-    where that costs a few seconds and rounding never adds to the damping; beyond, float64 would
-    double both matrices of a GB and the time, and the input's dtype is used.
+    H is normalized first. With H = R Rᵀ, R upper triangular, U is R⁻¹: one factorization of H read
+    backwards and one triangular solve, where the published code factorizes, inverts and factorizes
+    again.
 
     Args:
         hessian: [in, in], symmetric.
@@ -84,12 +82,7 @@ def inverse_factor(hessian: torch.Tensor, damping: float) -> tuple[torch.Tensor,
     Raises:
         ValueError: no damping up to `DAMPING_LIMIT` makes it positive definite.
     """
-    diagonal = hessian.diagonal()
-    dead = diagonal == 0
-    hessian = hessian / diagonal[~dead].mean()
-    if len(hessian) <= 4096:
-        hessian = hessian.double()
-    hessian.diagonal()[dead] = 1
+    hessian, _ = normalize(hessian)
     eye = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     while damping <= DAMPING_LIMIT:
         lower, failed = torch.linalg.cholesky_ex((hessian + damping * eye).flip(0, 1))

@@ -33,6 +33,8 @@ def test_the_embedded_reasoner(tmp_path):
     assert record["weights_sha256"] == weights.sha256(tmp_path / "r")
     model = checkpoint.load_model(tmp_path / "r", "float32")
     assert record["linear_groups"] == linear.groups(model)
+    assert record["parameters"] == model.num_parameters() >= record["nonzero_parameters"] > 0
+    assert record["bytes_on_disk"] == (tmp_path / "r" / "model.safetensors").stat().st_size
     assert checkpoint.stop_tokens(tmp_path / "r")
     checkpoint.load_tokenizer(tmp_path / "r")
 

@@ -24,6 +24,7 @@ def test_the_run_ends_with_a_table_and_then_nothing_is_to_be_done(finished):
         ("none", "magnitude-0.5"),
     ]
     assert all(row["accuracy"] and row["loss_thoughts"] for row in rows)
+    assert all(row["parameters"] and row["bytes_on_disk"] for row in rows)
     assert (finished.folder / "results/report.html").stat().st_size > 10_000
     assert "Nothing to be done" in finished.make()
     assert "Nothing to be done" in finished.make("results/summary.csv")

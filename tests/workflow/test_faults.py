@@ -67,6 +67,14 @@ def test_a_second_workflow_in_the_folder_is_refused(fresh):
             lambda c: c["variants"]["sparsegpt"].update(sparsty=1),
             "variants.sparsegpt.sparsty: unknown key; did you mean 'sparsity'?",
         ),
+        (
+            lambda c: c["evals"]["words"].update(task="word_problemz"),
+            "there is no lm-eval task 'word_problemz'; did you mean 'word_problems'?",
+        ),
+        (
+            lambda c: c["models"]["tiny"].update(path="no such folder"),
+            "models.tiny.path: no such folder is not a Hugging Face folder",
+        ),
         (lambda c: c.update(run="smal"), "run: 'smal' is not defined; did you mean 'small'?"),
         (
             lambda c: c["models"].update({"; rm -rf": {"embedded": "reasoner"}}),
