@@ -4,10 +4,12 @@ It works on stored tensors, one block at a time, and never builds the model.
 """
 
 import itertools
+import math
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,8 +20,14 @@ from rac.errors import RacError
 from rac.models import card, checkpoint, weights
 from rac.solvers.patterns import parse
 
+if TYPE_CHECKING:
+    from rac.models import narrow
+
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
-MADE_ANEW = ("model.json", "compression.json")
+MADE_ANEW = ("model.json", "compression.json", weights.INDEX)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+Changed = dict[str, dict[str, torch.Tensor]]  # by a stored tensor's name, what takes its place
 
 
 def compress(
@@ -55,47 +63,42 @@ def compress(
             f"{model}/model.json has no 'linear_groups'; delete the folder to have it made again"
         )
     try:
-        groups = linear.in_scope(groups, variant.scope)
+        scoped = linear.in_scope(groups, variant.scope)
     except ValueError as error:
         raise RacError(f"{model}: {error}") from None
-    located = weights.locate(model)
     by_key = hessians.terms(calibration, stored, dense_sha256) if calibration else {}
     terms = list(itertools.chain.from_iterable(by_key.values()))
-    options = {name: getattr(variant, name) for name in solvers.options_of(variant.solver)}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = read_json(model / "config.json")
+    layers: list[dict] = []
+    warnings: list[str] = []
 
-    layers, warnings = [], []
+    def solved() -> Iterator[Changed]:
+        solve = _narrowing(config, variant, pattern) if _structured(variant) else _solving
+        located = weights.locate(model)
+        for block, of_block in itertools.groupby(scoped, key=lambda group: group["block"]):
+            combined = hessians.combine(terms, block)
+            changed, entries = solve(model, located, list(of_block), combined, variant, pattern)
+            for entry in entries:
+                warnings.extend(entry.pop("warnings"))
+                layers.append(entry)
+            yield changed
+
     with atomic_folder(output) as folder:
         _copy(model, folder)
-        for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
-            combined = hessians.combine(terms, block)
-            for group in of_block:
-                hessian = None
-                if terms:
-                    if group["name"] not in combined:
-                        raise RacError(f"{terms[0].folder} holds no Hessian of {group['name']}")
-                    hessian = combined.pop(group["name"]).to(device)
-                for name in group["layers"]:
-                    dense = _read(located, name, group["columns"], model)
-                    layer, compressed = _solve(
-                        name, dense.to(device), hessian, pattern, variant.solver, options
-                    )
-                    weights.overwrite(
-                        folder / located[f"{name}.weight"].name, f"{name}.weight", compressed
-                    )
-                    warnings += layer.pop("warnings")
-                    layers.append(layer)
+        weights.rewrite(model, folder, solved())
+        _write_config(folder, config, groups, scoped, variant, pattern)
         record = {
             **names,
-            "solver": variant.solver,
+            "solver": variant.solver or "none",
             "pattern": pattern,
+            "quantization": variant.quantize.model_dump() if variant.quantize else None,
             "scope": variant.scope.model_dump(),
-            "sparsity_asked": float(parse(pattern).sparsity),
+            "sparsity_asked": _asked(pattern),
             **_totals(layers),
             "calibration_tokens": {
                 key: sum(term.tokens for term in of_key) for key, of_key in by_key.items()
             },
-            **weights.size(folder),
+            **_sizes(model, folder, layers, variant),
             "dense_sha256": dense_sha256,
             "weights_sha256": weights.sha256(folder),
             "warnings": warnings,
@@ -105,13 +108,49 @@ def compress(
         write_json(folder / "compression.json", record)
 
 
+def _asked(pattern: str) -> float:
+    """The share of zeros, or of the width, that a pattern asks to remove."""
+    kind, _, share = pattern.partition(" ")
+    if kind == "structured":
+        return float(share)
+    return 0.0 if kind == "dense" else float(parse(pattern).sparsity)
+
+
+def _structured(variant: Variant) -> bool:
+    return variant.solver == "structured"
+
+
 def _copy(model: Path, folder: Path) -> None:
-    """Copy the weights, to be overwritten in place, and what makes the folder a model."""
-    kept = {
-        file for pattern in COPIED for file in model.glob(pattern) if file.name not in MADE_ANEW
-    }
-    for file in [*sorted(kept), *weights.files(model)]:
-        shutil.copyfile(file, folder / file.name)
+    """Copy what makes the folder a model, the weights apart."""
+    for file in sorted({file for kind in COPIED for file in model.glob(kind)}):
+        if file.name not in MADE_ANEW:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _write_config(
+    folder: Path,
+    config: dict,
+    groups: list[dict],
+    scoped: list[dict],
+    variant: Variant,
+    pattern: str,
+) -> None:
+    """Say in config.json what is no longer as in the dense model's."""
+    if _structured(variant):
+        from rac.models import narrow
+
+        config = narrow.narrowed(config, _widths(config, variant, pattern))
+    elif variant.quantize:
+        from rac.models import quantized
+
+        changed = {name for group in scoped for name in group["layers"]}
+        ignore = [n for group in groups for n in group["layers"] if n not in changed]
+        scheme, group = variant.quantize.scheme, variant.quantize.group
+        asked = quantized.quantization_config(scheme, group, ignore)
+        config = config | {"quantization_config": asked}
+    else:
+        return
+    write_json(folder / "config.json", config)
 
 
 def _read(located: dict[str, Path], name: str, columns: int, model: Path) -> torch.Tensor:
@@ -129,43 +168,191 @@ def _read(located: dict[str, Path], name: str, columns: int, model: Path) -> tor
     return weight
 
 
-def _solve(
-    name: str,
-    dense: torch.Tensor,
-    hessian: torch.Tensor | None,
-    pattern: str,
-    solver: str,
-    options: dict[str, Any],
-) -> tuple[dict, torch.Tensor]:
-    """A layer's entry in compression.json, with `warnings`, and its weight in the dense dtype."""
-    start = time.perf_counter()
-    weight, error, warnings = dense.float(), None, []
+def _widths(config: dict, variant: Variant, pattern: str) -> "narrow.Widths":
+    """The widths that a structured variant leaves."""
+    from rac.models import narrow
+
+    share = float(pattern.removeprefix("structured "))
     try:
-        pruned = solvers.prune(weight, hessian, pattern, solver, **options)
-        compressed = pruned.weight.to(dense.dtype)
-        if not compressed.isfinite().all():
-            raise ValueError(f"the compressed weight does not fit in {dense.dtype}")
-        if hessian is not None:
-            error = solvers.relative_error(weight, compressed, hessian)
-            magnitude = solvers.solve(weight, hessian, pattern, "magnitude").relative_error
-            if error > magnitude:
-                warnings.append(
-                    f"{name}: relative error {error:.4g} is above that of magnitude pruning, "
-                    f"{magnitude:.4g}"
+        return narrow.widths(config, share, variant.scope.projections, variant.multiple)
+    except ValueError as error:
+        raise RacError(f"solver structured: {error}") from None
+
+
+def _narrowing(config: dict, variant: Variant, pattern: str) -> Callable:
+    """What solves a block so that all blocks are left with the same smaller widths."""
+    from rac.models import narrow
+
+    widths = _widths(config, variant, pattern)
+
+    def solve(model, located, groups, combined, variant, pattern) -> tuple[Changed, list[dict]]:
+        names = [name for group in groups for name in group["layers"]]
+        by_layer = {name: combined.get(g["name"]) for g in groups for name in g["layers"]}
+        given = {name: h.to(DEVICE) for name, h in by_layer.items() if h is not None}
+
+        def read(name: str) -> torch.Tensor | None:
+            return weights.read(located[name], name) if name in located else None
+
+        start = time.perf_counter()
+        try:
+            result = narrow.block(read, names, given, config, widths, damping=variant.damping)
+        except ValueError as error:
+            raise RacError(f"{model}: {error}") from None
+        seconds = (time.perf_counter() - start) / len(result.layers)
+        for entry in result.layers:
+            kept = entry["kept_rows"] * entry["kept_columns"]
+            entry |= {"sparsity": 1 - kept / (entry["rows"] * entry["columns"]), "seconds": seconds}
+        return {name: {name: tensor} for name, tensor in result.tensors.items()}, result.layers
+
+    return solve
+
+
+def _solving(
+    model: Path,
+    located: dict[str, Path],
+    groups: list[dict],
+    combined: dict[str, torch.Tensor],
+    variant: Variant,
+    pattern: str,
+) -> tuple[Changed, list[dict]]:
+    """Prune and quantize the layers of a block, each by the Hessian of its group."""
+    changed: Changed = {}
+    entries = []
+    for group in groups:
+        hessian = None
+        if variant.needs_hessian:
+            if group["name"] not in combined:
+                raise RacError(f"the calibration holds no Hessian of {group['name']}")
+            hessian = combined.pop(group["name"]).to(DEVICE)
+        dense = {name: _read(located, name, group["columns"], model) for name in group["layers"]}
+        for name, entry, stored in _solve_group(dense, hessian, variant, pattern):
+            changed[f"{name}.weight"] = stored
+            entries.append(entry)
+    return changed, entries
+
+
+def _solve_group(
+    layers: dict[str, torch.Tensor], hessian: torch.Tensor | None, variant: Variant, pattern: str
+) -> Iterator[tuple[str, dict, dict[str, torch.Tensor]]]:
+    """For every layer of an input: its name, its entry in compression.json, what is stored of it."""
+    start, prepared, rounding = time.perf_counter(), None, None
+    asked = variant.quantize
+    options = {}
+    name = next(iter(layers))
+    try:
+        if variant.solver:
+            options = {key: getattr(variant, key) for key in solvers.options_of(variant.solver)}
+            prepared = solvers.prepare(hessian, variant.solver, **options)
+        if asked and asked.method == "joint":
+            rounding = prepared
+        elif asked and asked.method == "gptq":
+            rounding = solvers.prepare(hessian, "gptq", damping=variant.damping)
+        for name, stored in layers.items():
+            weight = stored.to(DEVICE, torch.float32)
+            mask, damping, compressed = None, None, weight
+            if variant.solver and not (asked and asked.method == "joint"):
+                pruned = solvers.prune(weight, prepared, pattern, variant.solver, **options)
+                compressed, mask, damping = pruned.weight, pruned.mask, pruned.damping
+            replaced = {f"{name}.weight": compressed.to(stored.dtype).cpu()}
+            if asked:
+                compressed, mask, used, replaced = _quantize(
+                    name, compressed, mask, rounding, variant, pattern, stored.dtype
                 )
+                damping = used or damping
+            else:
+                compressed = compressed.to(stored.dtype)
+            if not compressed.isfinite().all():
+                raise ValueError(f"the compressed weight does not fit in {stored.dtype}")
+            error: float | None = None
+            warnings: list[str] = []
+            if hessian is not None:
+                error, warnings = _judge(name, weight, compressed, hessian, variant, pattern)
+            zeros = compressed.numel() - compressed.count_nonzero().item()
+            if asked:  # rounding makes zeros as well
+                zeros = 0 if mask is None else int((~mask).sum())
+            entry = {
+                "name": name,
+                "rows": weight.shape[0],
+                "columns": weight.shape[1],
+                "sparsity": zeros / compressed.numel(),
+                "zeroed": int(weight.count_nonzero() - compressed.count_nonzero()),
+                "relative_error": error,
+                "damping": damping,
+                "seconds": time.perf_counter() - start,
+                "warnings": warnings,
+            }
+            start = time.perf_counter()
+            yield name, entry, replaced
     except ValueError as problem:
         raise RacError(f"layer {name}: {problem}") from None
-    record = {
-        "name": name,
-        "rows": weight.shape[0],
-        "columns": weight.shape[1],
-        "sparsity": 1 - compressed.count_nonzero().item() / compressed.numel(),
-        "relative_error": error,
-        "damping": pruned.damping,
-        "seconds": time.perf_counter() - start,
-        "warnings": warnings,
+
+
+def _quantize(
+    name: str,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None,
+    factor: Any,
+    variant: Variant,
+    pattern: str,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor | None, float | None, dict[str, torch.Tensor]]:
+    """The rounded weight in float32, its mask, the damping, and what is stored of it."""
+    from rac.models import quantized
+    from rac.solvers import gptq, grids
+
+    asked = variant.quantize
+    assert asked
+    grid, damping = quantized.grid(asked.scheme, asked.group), None
+    if asked.method == "rtn":
+        rounded = gptq.round_to_nearest(weight, grid, dtype, mask)
+    else:
+        jointly = parse(pattern) if asked.method == "joint" else None
+        rounded, mask, damping = gptq.quantize(
+            weight, factor, grid, dtype, mask=mask, pattern=jointly, block=variant.block
+        )
+    on_cpu = grids.Quantized(rounded.codes.cpu(), rounded.scales.cpu())
+    stored = quantized.tensors(name, on_cpu, asked.scheme)
+    return grids.dequantize(rounded, grid), mask, damping, stored
+
+
+def _judge(
+    name: str,
+    weight: torch.Tensor,
+    compressed: torch.Tensor,
+    hessian: torch.Tensor,
+    variant: Variant,
+    pattern: str,
+) -> tuple[float | None, list[str]]:
+    """The relative error, and a warning where magnitude pruning or plain rounding would do better."""
+    energy = solvers.energy(weight, hessian)
+    error = solvers.lost_share(weight, compressed, hessian, energy)
+    plain, what = weight, "rounding to the nearest"
+    if variant.solver:
+        magnitude = solvers.prune(weight, None, pattern, "magnitude")
+        plain, what = magnitude.weight, "magnitude pruning"
+    if variant.quantize and (plain is weight or variant.solver == "magnitude"):
+        from rac.models import quantized
+        from rac.solvers import gptq, grids
+
+        grid = quantized.grid(variant.quantize.scheme, variant.quantize.group)
+        plain = grids.dequantize(gptq.round_to_nearest(plain, grid, torch.float32), grid)
+    floor = solvers.lost_share(weight, plain, hessian, energy)
+    warnings = []
+    if error > floor:
+        warnings.append(f"{name}: relative error {error:.4g} is above that of {what}, {floor:.4g}")
+    return (error if math.isfinite(error) else None), warnings
+
+
+def _sizes(model: Path, folder: Path, layers: list[dict], variant: Variant) -> dict:
+    """Parameters, those that are not zero, and bytes; packed ones are counted as numbers."""
+    if not variant.quantize:
+        return weights.size(folder)
+    dense = weights.size(model)
+    zeroed = sum(layer["zeroed"] for layer in layers)
+    return dense | {
+        "nonzero_parameters": dense["nonzero_parameters"] - zeroed,
+        "bytes_on_disk": weights.bytes_on_disk(folder),
     }
-    return record, compressed.cpu()
 
 
 def _totals(layers: list[dict]) -> dict:

@@ -182,6 +182,7 @@ class Scope(Strict):
         description="`all`, `first-third`, `middle-third`, `last-third`, or a range such as `0-11`",
     )
     projections: Literal["all", "attention", "mlp"] = "all"
+    lm_head: bool = Field(False, description="the output embedding too, where it is not tied")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -195,17 +196,38 @@ class Scope(Strict):
         return self
 
 
+class Quantize(Strict):
+    """Fewer bits for the weights of the layers in scope, after pruning if there is any."""
+
+    scheme: Literal["w4a16", "w8a8", "fp8"]
+    method: Literal["gptq", "rtn", "joint"] = Field(
+        "gptq",
+        description="`gptq`, `rtn` (round to nearest), or `joint`: in sparsegpt's own column loop",
+    )
+    group: PositiveInt = Field(128, description="w4a16: columns of a row that share a scale")
+
+
 class Variant(Strict):
     """What is done to the weights. A list of sparsities expands into one cell each."""
 
-    solver: Literal["magnitude", "wanda", "sparsegpt", "alps"]
+    solver: Literal["magnitude", "wanda", "sparsegpt", "alps", "structured"] | None = Field(
+        None, description="what prunes; left out where weights are quantized only"
+    )
     pattern: str = Field(
         "unstructured", description="`unstructured`, or n:m (n kept of m in a row)"
     )
-    sparsity: list[Share] = Field([], description="shares of zeros, for `unstructured`")
+    sparsity: list[Share] = Field(
+        [], description="shares of zeros; structured: of neurons and attention groups removed"
+    )
+    multiple: PositiveInt = Field(
+        128, description="structured: the width that is left is a multiple of this"
+    )
+    quantize: Quantize | None = None
     scope: Scope = Scope()
     damping: float = Field(0.01, gt=0, lt=1, description="share of the Hessian's mean diagonal")
-    block: PositiveInt = Field(128, description="sparsegpt: columns whose mask is chosen together")
+    block: PositiveInt = Field(
+        128, description="sparsegpt, gptq: columns whose mask is chosen together"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -225,9 +247,34 @@ class Variant(Strict):
             raise ValueError(f"pattern '{self.pattern}' needs 0 < n < m <= 32")
         if kept and self.sparsity:
             raise ValueError(f"pattern '{self.pattern}' fixes the sparsity: leave 'sparsity' out")
-        if not kept and not self.sparsity:
+        if self.solver is None:
+            self._check_unpruned(bool(kept))
+        elif not kept and not self.sparsity:
             raise ValueError("pattern 'unstructured' needs 'sparsity', such as 0.5 or [0.4, 0.5]")
+        self._check_combinations(bool(kept))
         return self
+
+    def _check_unpruned(self, n_of_m: bool) -> None:
+        if self.quantize is None:
+            raise ValueError("give 'solver', or 'quantize', or both")
+        if n_of_m or self.sparsity:
+            raise ValueError("'pattern' and 'sparsity' need a 'solver'")
+
+    def _check_combinations(self, n_of_m: bool) -> None:
+        if self.quantize and self.quantize.method == "joint" and self.solver != "sparsegpt":
+            raise ValueError("quantize.method 'joint' is a part of solver 'sparsegpt'")
+        if self.solver == "structured" and (n_of_m or self.scope.lm_head or self.quantize):
+            raise ValueError(
+                "'structured' goes with 'sparsity' alone: no n:m, no scope.lm_head, no quantize"
+            )
+        if self.solver == "structured" and self.scope.blocks != "all":
+            raise ValueError("'structured' narrows all blocks alike: leave scope.blocks out")
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether a calibration makes a difference to it."""
+        rounded = self.quantize is None or self.quantize.method == "rtn"
+        return not rounded or self.solver not in (None, "magnitude")
 
 
 class Eval(Strict):
@@ -294,15 +341,29 @@ class Config(Strict):
         """Every single variant: name → (pattern as `rac.solve` takes it, definition of one sparsity)."""
         cells: dict[str, tuple[str, Variant]] = {}
         for name, variant in self.variants.items():
+            kind = "structured" if variant.solver == "structured" else "unstructured"
             if not variant.sparsity:
-                cells[name] = (variant.pattern, variant)
+                cells[name] = (variant.pattern if variant.solver else "dense", variant)
             for sparsity in variant.sparsity:
                 single = f"{name}-{sparsity:g}"
                 if single in cells or single in self.variants:
                     raise ValueError(f"variants.{name}: '{single}' stands for two variants")
                 one = variant.model_copy(update={"sparsity": [sparsity]})
-                cells[single] = (f"unstructured {sparsity:g}", one)
+                cells[single] = (f"{kind} {sparsity:g}", one)
         return cells
+
+    def singles(self, block: Block) -> list[str]:
+        """The single variants that a block names, one by one or by their family's name."""
+        chosen = [
+            single
+            for entry in block.variants
+            for single in (self.expanded(entry) if entry in self.variants else [entry])
+        ]
+        return list(dict.fromkeys(chosen))
+
+    def expanded(self, variant: str) -> list[str]:
+        """The single variants that a variant stands for: one a sparsity."""
+        return [f"{variant}-{s:g}" for s in self.variants[variant].sparsity] or [variant]
 
     @model_validator(mode="after")
     def _names_are_defined(self) -> Self:

@@ -13,6 +13,7 @@ from rac import hessians, sources
 from rac.artifacts import read_json, write_json
 from rac.config import Calibration
 from rac.errors import RacError
+from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 from rac.solvers import relative_error
@@ -50,8 +51,8 @@ def diagnose(
     for file in (thoughts, text):
         if sources.read_metadata(file)["model"] != identity:
             raise RacError(f"{file} was made for another model than {dense}; delete it")
-    layers = layer_errors(checkpoint, dense, stored, identity)
     network = checkpoints.load_model(checkpoint, dtype)
+    layers = layer_errors(network, dense, stored, identity)
     per_sequence, losses = {}, {}
     for role, file in (("thoughts", thoughts), ("text", text)):
         scored = sequence_losses(network, sources.read(file), skip_prompt=role == "thoughts")
@@ -67,25 +68,28 @@ def diagnose(
             "loss_se": se,
         }
     means = {
-        key: sum(layer[key] for layer in layers) / len(layers)
+        key: sum(layer[key] for layer in layers) / len(layers) if layers else None
         for key in ("error_prompt", "error_decode")
     }
     write_json(output, {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence})
 
 
-def layer_errors(checkpoint: Path, dense: Path, stored: Path, identity: str) -> list[dict]:
-    """Relative errors of every compressed layer on the held-out prompt and decode Hessians.
+def layer_errors(
+    network: "PreTrainedModel", dense: Path, stored: Path, identity: str
+) -> list[dict]:
+    """Relative errors of every linear layer on the held-out prompt and decode Hessians.
+
+    None for a narrower model: its layers have other inputs than the dense ones.
 
     Raises:
         RacError: an input is missing, damaged or of another model.
     """
-    groups = read_json(dense / "model.json")["linear_groups"]
+    groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
     terms = {
         part: hessians.terms(Calibration(sum={f"heldout.{part}": 1}), {"heldout": stored}, identity)
         for part in ("prompt", "decode")
     }
-    before, after = weights.locate(dense), weights.locate(checkpoint)
-    layers = []
+    located, layers = weights.locate(dense), []
     for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
         combined = {
             part: hessians.combine(of_part[f"heldout.{part}"], block)
@@ -93,7 +97,10 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, identity: str) -> 
         }
         for group in of_block:
             for name in group["layers"]:
-                old, new = (_read(located, f"{name}.weight") for located in (before, after))
+                old = _read(located, f"{name}.weight")
+                new = network.get_parameter(f"{name}.weight").detach().float().cpu()
+                if new.shape != old.shape:
+                    return []
                 errors = {
                     f"error_{part}": relative_error(old, new, of_part[group["name"]])
                     for part, of_part in combined.items()

@@ -2,7 +2,8 @@
 
 The identity of a module is that of its syntax tree without docstrings (so a comment, a docstring or a
 blank line changes nothing), together with the modules of this package that it imports, followed
-statically. A module chosen by name at run time (a solver, an engine) is named by the rule that uses it.
+statically. A module that only some definitions choose (a solver, an engine) is named by the rule that
+uses it.
 """
 
 import ast
@@ -16,6 +17,12 @@ PACKAGE = Path(__file__).parent
 # Without this, every edit of the configuration's checks would recompute everything.
 APART = {"rac.config", "rac.errors", "rac.progress"}
 
+# Not followed either, but named by the rule whose definition asks for them: a solver, a way to quantize, …
+CHOSEN = {
+    *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
+    *("rac.solvers.gptq", "rac.models.quantized", "rac.models.narrow"),
+}
+
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))
 
 STAGES = {
@@ -24,7 +31,7 @@ STAGES = {
     "traces": ["rac.traces", "rac.engines.transformers"],
     "sources": ["rac.sources"],
     "hessians": ["rac.hessians"],
-    "compress": ["rac.compress"],  # and the solver
+    "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
     "generate": ["rac.generate", "rac.engines.transformers"],
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],
@@ -53,7 +60,7 @@ def fingerprint(*names: str) -> str:
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in seen or name in APART:
+        if name in seen or name in APART or (name in CHOSEN and name not in names):
             continue
         file = _module(name)
         if file:

@@ -1,178 +1,152 @@
 """Stage `hessians`: accumulate H = Σ x xᵀ, store it, and combine stored ones into a calibration.
 
 Sums over tokens add, so every source's Hessians are stored once, in parts (prompt, decode, text),
-and a calibration is a weighted sum of parts: no forward pass for a new mixture.
+and a calibration is a weighted sum of parts: no forward pass for a new mixture. For the same reason a
+source may be cut into shards, and the Hessians of its shards added.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rac import linear, sources
+from rac import blocks, linear, sources
 from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
+from rac.blocks import batches as batches
 from rac.config import Calibration, source_parts
 from rac.errors import RacError
+from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint
+from rac.models.skeleton import skeleton
 from rac.progress import progress
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # ---- accumulate and store
 
 
 def accumulate(
-    model: Path, sequences: Path, dtype: str, output: Path, batch_tokens: int = 16384
+    model: Path,
+    sequences: Path,
+    dtype: str,
+    output: Path,
+    batch_tokens: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    spill: Path | None = None,
 ) -> None:
-    """Run the dense model once over a source and store the Hessian of every group of layers.
+    """Run the dense model over a source, block by block, and store the Hessian of every group.
 
-    The Hessians of all groups and parts are in memory at once: 4 × columns² bytes each.
+    Stored are, for each group and part, `{group}/{part}`, Σ x xᵀ, and `{group}/{part}.absmax`, the
+    largest |x| of each column. In memory are one block, its sums (4 × columns² bytes a group and
+    part), one batch, and every sequence's hidden states on their way to the next block.
 
     Args:
         model: folder of the dense model, made by the `model` stage.
         sequences: the source's sequences.safetensors.
         dtype: the model's (float32, bfloat16, float16); Hessians are float32.
-        output: folder to write: layer-000.safetensors … (one a block) and index.json.
-        batch_tokens: how many tokens, padding included, are run together.
+        output: folder to write: layer-000.safetensors … (one a block, the last of the output
+            embedding) and index.json.
+        batch_tokens: how many tokens, padding included, are run together; by default what suits the
+            device, `rac.blocks.BATCH_TOKENS`.
+        shard: (i, n): only sequences i, i + n, i + 2n, …; `add` makes the whole of all n.
+        spill: a folder of a disk for hidden states to wait on; in memory without.
 
     Raises:
-        RacError: an input is missing, damaged or of another model, or an activation is not finite.
+        RacError: an input is missing, damaged or of another model, an activation is not finite, or
+            the source has fewer sequences than shards.
     """
     identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
     if metadata["model"] != identity:
         raise RacError(f"{sequences} was made for another model than {model}; delete it")
-    network = checkpoint.load_model(model, dtype)
-    groups = linear.groups(network)
-    parts = source_parts(metadata["kind"])
+    number, count = shard
     read = sources.read(sequences)
-    with progress("hessians", sum(len(sequence.token_ids) for sequence in read)) as advance:
-        sums, tokens = sum_outer_products(network, groups, read, parts, batch_tokens, advance)
-    for (name, _), total in sums.items():
-        if not total.diagonal().isfinite().all():
-            raise RacError(f"{name} of {model} gets activations that are not finite in {dtype}")
-
-    with atomic_folder(output) as folder:
-        hashes = {}
-        for block in sorted({group["block"] for group in groups}):
-            file = folder / _file_of(block)
-            members = [group["name"] for group in groups if group["block"] == block]
-            save_file(
-                {f"{name}/{part}": sums[name, part].cpu() for name in members for part in parts},
-                file,
-            )
-            hashes[file.name] = sha256_file(file)
-        index = {
-            "model": identity,
-            "sequences": sha256_file(sequences),
-            "kind": metadata["kind"],
-            "dtype": dtype,
-            "parts": {part: {"tokens": tokens[part]} for part in parts},
-            "groups": [{**group, "file": _file_of(group["block"])} for group in groups],
-            "sha256": hashes,
-        }
-        write_json(folder / "index.json", index)
-
-
-@torch.inference_mode()
-def sum_outer_products(
-    network: "PreTrainedModel",
-    groups: list[dict],
-    sequences: list[sources.Sequence],
-    parts: tuple[str, ...],
-    batch_tokens: int,
-    advance: Callable[[int], None] = lambda tokens: None,
-) -> tuple[dict[tuple[str, str], torch.Tensor], dict[str, int]]:
-    """Σ x xᵀ over the tokens of each part, for the input x of each group.
-
-    Sequences are padded on the right: with causal attention no real token sees the padding, and the
-    padding's own activations are left out of the sums.
-
-    Args:
-        network: a causal language model.
-        groups: of `rac.linear.groups`.
-        sequences: token ids and prompt lengths.
-        parts: one part for all tokens, or prompt and decode.
-        batch_tokens: tokens a batch, padding included.
-        advance: told the tokens of each batch when it is done.
-
-    Returns:
-        Sums, float32 [columns, columns] by (group name, part), and the tokens of each part.
-    """
-    sums = {
-        (group["name"], part): torch.zeros(
-            group["columns"], group["columns"], device=network.device
-        )
-        for group in groups
-        for part in parts
+    if not 0 <= number < count or len(read) < count:
+        raise RacError(f"{sequences} has {len(read)} sequences: no shard {number} of {count}")
+    read = read[number::count]
+    groups = linear.groups(skeleton(model, dtype))
+    parts = source_parts(metadata["kind"])
+    steps = groups[-1]["block"] + 1
+    index = {
+        "model": identity,
+        "sequences": sha256_file(sequences),
+        "kind": metadata["kind"],
+        "dtype": dtype,
+        "shard": [number, count],
+        "parts": {part: {"tokens": n} for part, n in count_tokens(read, parts).items()},
+        "groups": [{**group, "file": _file_of(group["block"])} for group in groups],
     }
-    tokens = dict.fromkeys(parts, 0)
-    rows: dict[str, torch.Tensor] = {}  # of the running batch: the flat positions of each part
+    total, done = sum(len(sequence.token_ids) for sequence in read), 0
+    with atomic_folder(output) as folder, progress("hessians", total) as advance:
 
-    def add(name):
-        def hook(layer, args, kwargs):
-            x = (args[0] if args else kwargs["input"]).flatten(0, -2)
-            for part, positions in rows.items():
-                selected = x[positions].float()
-                sums[name, part].addmm_(selected.T, selected)
+        def passed(tokens):  # through one block of several
+            nonlocal done
+            advance((done + tokens) // steps - done // steps)
+            done += tokens
 
-        return hook
-
-    handles = [
-        network.get_submodule(group["name"]).register_forward_pre_hook(
-            add(group["name"]), with_kwargs=True
-        )
-        for group in groups
-    ]
-    try:
-        for batch in batches([len(sequence.token_ids) for sequence in sequences], batch_tokens):
-            chosen = [sequences[i] for i in batch]
-            token_ids = torch.nn.utils.rnn.pad_sequence(
-                [sequence.token_ids for sequence in chosen], batch_first=True
-            )
-            for part, mask in zip(
-                parts, _masks(chosen, token_ids.shape[1], len(parts)), strict=True
-            ):
-                rows[part] = mask.flatten().nonzero().squeeze(1).to(network.device)
-                tokens[part] += len(rows[part])
-            network.base_model(input_ids=token_ids.to(network.device), use_cache=False)
-            advance(sum(len(sequence.token_ids) for sequence in chosen))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sums, tokens
+        for step in blocks.walk(model, dtype, read, batch_tokens, spill):
+            of_block = [group for group in groups if group["block"] == step.index]
+            inputs = sum_inputs(step, of_block, read, parts, advance=passed)
+            for name, _ in (key for key, x in inputs.items() if not x.is_finite()):
+                raise RacError(f"{name} of {model} gets activations that are not finite in {dtype}")
+            _save(folder, step.index, inputs)
+            del inputs  # before the next block's
+        _save_index(folder, index)
 
 
-def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences to run together: of like lengths, the longest first.
+def add(folders: list[Path], output: Path) -> None:
+    """Add the Hessians of all shards of a source; the order of `folders` does not matter.
 
-    A batch has at most `batch_tokens` tokens, padding included; a longer sequence is one by itself.
+    Raises:
+        RacError: a folder is damaged or of another source, model or dtype than the first, or a shard
+            is missing or there twice.
     """
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _masks(sequences: list[sources.Sequence], width: int, parts: int) -> list[torch.Tensor]:
-    """One mask a part, [sequences, width]: all real tokens, or those of the prompt and the rest."""
-    position = torch.arange(width)
-    real = position < torch.tensor([len(sequence.token_ids) for sequence in sequences])[:, None]
-    if parts == 1:
-        return [real]
-    prompt = position < torch.tensor([sequence.prompt_length for sequence in sequences])[:, None]
-    return [real & prompt, real & ~prompt]
+    indexes = {Path(folder): _read_index(folder) for folder in folders}
+    first, one = next(iter(indexes.items()))
+    for folder, index in indexes.items():
+        for key in ("model", "sequences", "kind", "dtype", "groups"):
+            if index[key] != one[key]:
+                raise RacError(f"{folder} and {first} are no shards of one whole: other {key}")
+    numbers = sorted(tuple(index["shard"]) for index in indexes.values())
+    count = one["shard"][1]
+    if len(folders) != len(indexes) or numbers != [(i, count) for i in range(count)]:
+        given = ", ".join(f"{i} of {n}" for i, n in numbers)
+        raise RacError(f"all {count} shards are to be added, each once; given: {given}")
+    in_order = sorted(indexes.items(), key=lambda item: item[1]["shard"])
+    parts: dict[str, list[Term]] = {
+        part: [
+            Term(folder, index, part, 1, index["parts"][part]["tokens"])
+            for folder, index in in_order
+        ]
+        for part in one["parts"]
+    }
+    with atomic_folder(output) as folder:
+        for block in sorted({group["block"] for group in one["groups"]}):
+            inputs = {}
+            for part, terms in parts.items():
+                absmax = combine_absmax(terms, block)
+                for name, hessian in combine(terms, block).items():
+                    inputs[name, part] = Inputs(hessian, absmax[name])
+            _save(folder, block, inputs)
+        tokens = {part: {"tokens": sum(t.tokens for t in terms)} for part, terms in parts.items()}
+        _save_index(folder, one | {"shard": [0, 1], "parts": tokens})
 
 
 def _file_of(block: int) -> str:
     return f"layer-{block:03d}.safetensors"
+
+
+def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> None:
+    tensors = {}
+    for (name, part), x in inputs.items():
+        tensors[f"{name}/{part}"] = x.hessian.cpu()
+        tensors[f"{name}/{part}.absmax"] = x.absmax.cpu()
+    save_file(tensors, folder / _file_of(block))
+
+
+def _save_index(folder: Path, index: dict) -> None:
+    files = sorted(folder.glob("layer-*.safetensors"))
+    write_json(folder / "index.json", index | {"sha256": {f.name: sha256_file(f) for f in files}})
 
 
 # ---- read and combine
@@ -211,7 +185,17 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
             raise RacError(
                 f"no Hessians were given for '{key}'; given: {', '.join(folders) or 'none'}"
             )
-        index = _read_index(folders[source], model)
+        index = _read_index(folders[source])
+        if index["model"] != model:
+            raise RacError(
+                f"{folders[source]}/index.json: these Hessians are of another model; "
+                "delete the folder"
+            )
+        if index["shard"] != [0, 1]:
+            number, count = index["shard"]
+            raise RacError(
+                f"{folders[source]} is shard {number} of {count}: add up all of them first"
+            )
         if part is not None and part not in index["parts"]:
             raise RacError(
                 f"'{key}': {folders[source]} holds {', '.join(index['parts'])} and no '{part}'"
@@ -241,8 +225,36 @@ def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
         RacError: a file is missing, or its hash or a shape is not what its index says.
     """
     combined: dict[str, torch.Tensor] = {}
+    for term, group, hessian in _stored(of_calibration, block):
+        hessian *= term.weight
+        if group in combined:
+            combined[group] += hessian
+        else:
+            combined[group] = hessian
+    return combined
+
+
+def combine_absmax(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
+    """The largest |x| over the calibration's terms of one block: group name → float32 [columns].
+
+    A term of no weight does not count.
+
+    Raises:
+        RacError: a file is missing, or its hash or a shape is not what its index says.
+    """
+    combined: dict[str, torch.Tensor] = {}
+    counted = [term for term in of_calibration if term.weight]
+    for _, group, absmax in _stored(counted, block, ".absmax"):
+        combined[group] = torch.maximum(combined.get(group, absmax), absmax)
+    return combined
+
+
+def _stored(
+    terms: list[Term], block: int, suffix: str = ""
+) -> Iterator[tuple[Term, str, torch.Tensor]]:
+    """What the files of the terms hold of the groups of a block, checked: term, group, tensor."""
     verified = set()
-    for term in of_calibration:
+    for term in terms:
         file = term.folder / _file_of(block)
         if file not in verified and _hash(file) != term.header["sha256"].get(file.name):
             raise RacError(
@@ -253,20 +265,15 @@ def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
             with safe_open(file, "pt") as stored:
                 for group in term.header["groups"]:
                     if group["block"] == block:
-                        hessian = stored.get_tensor(f"{group['name']}/{term.part}")
-                        if hessian.shape != (group["columns"], group["columns"]):
+                        tensor = stored.get_tensor(f"{group['name']}/{term.part}{suffix}")
+                        shape = [group["columns"]] * (1 if suffix else 2)
+                        if list(tensor.shape) != shape:
                             raise RacError(
-                                f"{file}: {group['name']} is {list(hessian.shape)}, not "
-                                f"[{group['columns']}, {group['columns']}]"
+                                f"{file}: {group['name']} is {list(tensor.shape)}, not {shape}"
                             )
-                        hessian *= term.weight
-                        if group["name"] in combined:
-                            combined[group["name"]] += hessian
-                        else:
-                            combined[group["name"]] = hessian
+                        yield term, group["name"], tensor
         except SafetensorError as error:
             raise RacError(f"{file} is damaged: {error}; delete the folder") from None
-    return combined
 
 
 def _hash(file: Path) -> str:
@@ -276,11 +283,9 @@ def _hash(file: Path) -> str:
         raise RacError(f"{file} is missing; delete the folder to have it made again") from None
 
 
-def _read_index(folder: Path, model: str) -> dict:
-    file = Path(folder) / "index.json"
+def _read_index(folder: Path) -> dict:
+    file, keys = Path(folder) / "index.json", {"model", "shard", "parts", "groups", "sha256"}
     index = read_json(file)
-    if not isinstance(index, dict) or not {"model", "parts", "groups", "sha256"} <= index.keys():
+    if not isinstance(index, dict) or not keys <= index.keys():
         raise RacError(f"{file} is no index of Hessians; delete the folder to have it made again")
-    if index["model"] != model:
-        raise RacError(f"{file}: these Hessians are of another model; delete the folder")
     return index

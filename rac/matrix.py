@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from rac import __version__
 from rac.artifacts import sha256_json
-from rac.config import NEEDS_HESSIAN, Config, Variant
-from rac.fingerprint import STAGES, fingerprint
+from rac.config import Config, Variant
+from rac.fingerprint import CHOSEN, STAGES, fingerprint
 
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
 
@@ -58,16 +58,10 @@ def plan(config: Config, run: str) -> Plan:
     evals: dict[tuple[Cell, str], None] = {}
     timed: set[Cell] = set()
     for block in config.runs[run].cells:
-        chosen = [
-            name
-            for entry in block.variants
-            for name in variants
-            if name == entry or (entry in config.variants and _family(name, entry, config))
-        ]
         for model in block.models:
             combined = [dense_cell(model)]
-            for variant in chosen:
-                needs = NEEDS_HESSIAN[variants[variant][1].solver]
+            for variant in config.singles(block):
+                needs = variants[variant][1].needs_hessian
                 calibrations = block.calibrations if needs else ["none"]
                 combined += [Cell(model, calibration, variant) for calibration in calibrations]
             for cell in combined:
@@ -81,17 +75,21 @@ def plan(config: Config, run: str) -> Plan:
     return Plan(ordered, sorted(evals, key=lambda pair: place[pair[0]]), timed)
 
 
-def _family(name: str, variant: str, config: Config) -> bool:
-    sparsities = config.variants[variant].sparsity
-    return name in ({f"{variant}-{s:g}" for s in sparsities} if sparsities else {variant})
-
-
 def _sparsity(variant: Variant | None) -> float | None:
     """The share of zeros that a single variant asks for."""
     if variant is None or variant.sparsity:
         return variant.sparsity[0] if variant else None
+    if variant.solver is None:
+        return 0.0
     kept, of = map(int, variant.pattern.split(":"))
     return 1 - kept / of
+
+
+def _quantization(variant: Variant | None) -> str | None:
+    """The scheme, and how it was rounded: `w4a16 gptq`."""
+    if variant is None or variant.quantize is None:
+        return None
+    return f"{variant.quantize.scheme} {variant.quantize.method}"
 
 
 def restrict(config: Config) -> Config:
@@ -109,14 +107,10 @@ def restrict(config: Config) -> Config:
     }
     if run.heldout:
         sources |= {run.heldout.thoughts, run.heldout.text}
+    singles = {name for block in blocks for name in config.singles(block)}
+    variants = {name for name in config.variants if singles & set(config.expanded(name))}
     datasets = {config.sources[name].dataset for name in sources}
     datasets |= {config.evals[name].dataset for name in used("evals")}
-    variants = {
-        name
-        for entry in used("variants")
-        for name in config.variants
-        if name == entry or (entry not in config.variants and _family(entry, name, config))
-    }
     kept: dict[str, set[str]] = {
         "models": used("models"),
         "datasets": datasets,
@@ -142,8 +136,7 @@ def code_version() -> str:
     """Version of the package and fingerprint of the code that makes the numbers."""
     shown = {"summary", "report"}
     names = [name for stage, names in STAGES.items() if stage not in shown for name in names]
-    solvers = [f"rac.solvers.{name}" for name in NEEDS_HESSIAN]
-    return f"{__version__}+{fingerprint(*names, *solvers)}"
+    return f"{__version__}+{fingerprint(*names, *sorted(CHOSEN))}"
 
 
 def summary_files(config: Config) -> list[str]:
@@ -171,8 +164,9 @@ def summary_cells(config: Config) -> list[dict]:
             rows.append(
                 cell._asdict()
                 | {
-                    "solver": variant.solver if variant else "none",
+                    "solver": (variant.solver if variant else None) or "none",
                     "pattern": pattern,
+                    "quantization": _quantization(variant),
                     "sparsity_asked": _sparsity(variant),
                     "dense": cell.dense,
                     "eval": name,

@@ -132,9 +132,16 @@ def variant_pattern(config: Config, wildcards: Any) -> str:
 
 
 def compress_code(config: Config, wildcards: Any) -> str:
-    """Fingerprint of the compress stage, of the variant's solver, and of the one it is warned against."""
-    solver = config.variant_cells()[wildcards.variant][1].solver
-    return stage("compress", f"rac.solvers.{solver}", "rac.solvers.magnitude")
+    """Fingerprint of the compress stage, and of what the variant chooses."""
+    variant = config.variant_cells()[wildcards.variant][1]
+    chosen = ["rac.solvers.magnitude"]  # what every solver is warned against
+    if variant.solver:
+        chosen.append(f"rac.solvers.{variant.solver}")
+    if variant.solver == "structured":
+        chosen.append("rac.models.narrow")
+    if variant.quantize:
+        chosen += ["rac.solvers.gptq", "rac.models.quantized"]
+    return stage("compress", *chosen)
 
 
 def checkpoint(config: Config, wildcards: Any) -> str:

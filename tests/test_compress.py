@@ -14,6 +14,7 @@ from rac.artifacts import read_json
 from rac.compress import compress
 from rac.config import Calibration, Scope, Variant
 from rac.errors import RacError
+from rac.linear import in_scope
 from rac.models import checkpoint, weights
 
 RAC = Calibration(sum={"traces.prompt": 1, "traces.decode": 1})
@@ -50,7 +51,7 @@ def test_the_folder_is_the_model_compressed_in_memory(
     flat = [term for of_key in terms.values() for term in of_key]
     errors = {}
     with torch.no_grad():
-        for group in read_json(tiny_model / "model.json")["linear_groups"]:
+        for group in in_scope(read_json(tiny_model / "model.json")["linear_groups"], Scope()):
             hessian = hessians.combine(flat, group["block"])[group["name"]]
             for name in group["layers"]:
                 weight = network.get_submodule(name).weight
@@ -279,4 +280,92 @@ def test_a_scope_beyond_the_model_is_one_line(tiny_model, tiny_hessians, tmp_pat
     variant = Variant(solver="sparsegpt", pattern="2:4", scope=Scope(blocks="0-9"))
     with pytest.raises(RacError, match="scope.blocks 0-9: the model has blocks 0-1"):
         compress(tiny_model, tiny_hessians, RAC, variant, "2:4", NAMES, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+QUANTIZED = [
+    {"quantize": {"scheme": "w4a16", "group": 16}},
+    {"quantize": {"scheme": "w4a16", "group": 16, "method": "rtn"}},
+    {"quantize": {"scheme": "w8a8"}},
+    {"quantize": {"scheme": "fp8"}},
+    {"solver": "sparsegpt", "sparsity": 0.5, "quantize": {"scheme": "w4a16", "group": 16}},
+    {
+        "solver": "sparsegpt",
+        "pattern": "2:4",
+        "quantize": {"scheme": "w4a16", "group": 16, "method": "joint"},
+    },
+]
+
+
+def compress_by(definition, model, stored, output):
+    variant = Variant(**definition)
+    pattern = variant.pattern if variant.solver else "dense"
+    if variant.sparsity:
+        kind = "structured" if variant.solver == "structured" else "unstructured"
+        pattern = f"{kind} {variant.sparsity[0]:g}"
+    calibration = RAC if variant.needs_hessian else None
+    given = stored if calibration else {}
+    compress(model, given, calibration, variant, pattern, NAMES, output)
+    return read_json(output / "compression.json")
+
+
+@pytest.mark.parametrize("definition", QUANTIZED)
+def test_a_quantized_checkpoint_is_what_its_record_says(
+    tiny_model, tiny_hessians, tmp_path, definition
+):
+    record = compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    loaded = checkpoint.load_model(tmp_path / "out", "float32")
+    dense = load_file(tiny_model / "model.safetensors")
+    groups = in_scope(read_json(tiny_model / "model.json")["linear_groups"], Scope())
+    terms = hessians.terms(RAC, tiny_hessians, checkpoint.identity(tiny_model))
+    flat = [term for of_key in terms.values() for term in of_key]
+    errors = {layer["name"]: layer["relative_error"] for layer in record["layers"]}
+    for group in groups:
+        hessian = hessians.combine(flat, group["block"])[group["name"]]
+        for name in group["layers"]:
+            weight = loaded.get_submodule(name).weight
+            error = rac.solvers.relative_error(dense[f"{name}.weight"], weight, hessian)
+            assert 0 < error < 0.5
+            if errors[name] is not None:
+                assert error == pytest.approx(errors[name], rel=1e-4)
+            if "solver" in definition:
+                assert (weight == 0).float().mean() >= 0.5
+    assert record["sparsity"] == (0.5 if "solver" in definition else 0)
+    assert record["bytes_on_disk"] < weights.size(tiny_model)["bytes_on_disk"]
+    config = read_json(tmp_path / "out" / "config.json")
+    assert config["quantization_config"]["ignore"] == ["lm_head"]
+    assert "sparsity_config" not in config["quantization_config"]
+    assert definition["quantize"]["scheme"] in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_layers_out_of_scope_are_not_quantized(tiny_model, tiny_hessians, tmp_path):
+    definition = {"quantize": {"scheme": "w8a8"}, "scope": {"projections": "mlp"}}
+    compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    ignored = read_json(tmp_path / "out/config.json")["quantization_config"]["ignore"]
+    assert len(ignored) == 9 and all("attn" in name or name == "lm_head" for name in ignored)
+    loaded = checkpoint.load_model(tmp_path / "out", "float32")
+    dense = load_file(tiny_model / "model.safetensors")
+    name = "model.layers.1.self_attn.q_proj"
+    assert torch.equal(loaded.get_submodule(name).weight, dense[f"{name}.weight"])
+
+
+def test_a_structured_checkpoint_is_a_smaller_dense_model(tiny_model, tiny_hessians, tmp_path):
+    definition = {"solver": "structured", "sparsity": 0.3, "multiple": 16}
+    record = compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert loaded.config.intermediate_size == 32
+    assert loaded(torch.arange(3, 60)[None]).logits.isfinite().all()
+    assert record["parameters"] == loaded.num_parameters()
+    assert record["parameters"] < weights.size(tiny_model)["parameters"]
+    errors = {layer["name"]: layer["relative_error"] for layer in record["layers"]}
+    assert {name for name, error in errors.items() if error is not None} == {
+        f"model.layers.{i}.mlp.down_proj" for i in range(2)
+    }
+    assert record["sparsity"] == pytest.approx(1 / 3)
+
+
+def test_nothing_to_remove_is_one_line(tiny_model, tiny_hessians, tmp_path):
+    definition = {"solver": "structured", "sparsity": 0.3, "scope": {"projections": "attention"}}
+    with pytest.raises(RacError, match="removes nothing: ask for a larger share"):
+        compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
     assert not (tmp_path / "out").exists()

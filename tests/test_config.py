@@ -219,6 +219,7 @@ def test_a_list_of_sparsities_is_a_variant_each():
     assert [name for name in cells if name.startswith("sparsegpt-")] == [
         *(f"sparsegpt-{sparsity}" for sparsity in (0.3, 0.4, 0.5, 0.6)),
         "sparsegpt-2of4",
+        "sparsegpt-w4a16-0.5",
     ]
     pattern, variant = cells["sparsegpt-0.4"]
     assert pattern == "unstructured 0.4"

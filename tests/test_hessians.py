@@ -3,8 +3,6 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rac import hessians, linear, sources
@@ -15,21 +13,21 @@ from rac.models import checkpoint
 
 
 def oracle(model, sequences):
-    """Σ x xᵀ a token at a time, one sequence a batch, in float64: (group, is decode) → sum."""
+    """Σ x xᵀ and max |x| a token at a time, one sequence a batch, in float64, by (group, is decode)."""
     sums = {}
-    groups = linear.groups(model)
 
     def hook(name):
         def add(layer, args):
             for position, x in enumerate(args[0][0].double()):
                 key = name, position >= sequence.prompt_length
-                sums[key] = sums.get(key, 0) + torch.outer(x, x)
+                total, largest = sums.get(key, (0, x.abs()))
+                sums[key] = total + torch.outer(x, x), largest.maximum(x.abs())
 
         return add
 
     handles = [
         model.get_submodule(group["name"]).register_forward_pre_hook(hook(group["name"]))
-        for group in groups
+        for group in linear.groups(model)
     ]
     with torch.no_grad():
         for sequence in sequences:
@@ -57,52 +55,17 @@ def test_against_a_loop_over_tokens(tiny_model, tiny_hessians, network, write_se
     sequences = write_sequences(tmp_path / "s", tiny_model, "traces", [40, 17, 3, 64, 29])
     expected = oracle(network, sources.read(sequences))
     index = read_json(tiny_hessians["traces"] / "index.json")
-    assert len(index["groups"]) == 8
+    assert len(index["groups"]) == 9
     for group in index["groups"]:
         for part, is_decode in (("prompt", False), ("decode", True)):
             stored = stored_sum(tiny_hessians["traces"], group["name"], part)
-            reference = expected[group["name"], is_decode].float()
-            torch.testing.assert_close(stored, reference, rtol=1e-4, atol=1e-4)
+            total, largest = expected[group["name"], is_decode]
+            torch.testing.assert_close(stored, total.float(), rtol=1e-4, atol=1e-4)
+            absmax = stored_sum(tiny_hessians["traces"], group["name"], f"{part}.absmax")
+            torch.testing.assert_close(absmax, largest.float(), rtol=1e-4, atol=1e-4)
+    assert index["shard"] == [0, 1]
     assert index["parts"] == {"prompt": {"tokens": 49}, "decode": {"tokens": 104}}
     assert index["model"] == checkpoint.identity(tiny_model)
-
-
-@pytest.mark.parametrize("batch_tokens", [1, 70, 10**6])
-def test_padding_never_enters(network, tiny_model, write_sequences, tmp_path, batch_tokens):
-    sequences = sources.read(write_sequences(tmp_path / "s", tiny_model, "text", [5, 30, 1, 12]))
-    groups = linear.groups(network)
-    sums, tokens = hessians.sum_outer_products(network, groups, sequences, ("text",), batch_tokens)
-    expected = oracle(network, sequences)
-    assert tokens == {"text": 48}
-    for group in groups:
-        reference = expected[group["name"], False].float()
-        torch.testing.assert_close(sums[group["name"], "text"], reference, rtol=1e-4, atol=1e-4)
-
-
-def test_sums_add(network, tiny_model, write_sequences, tmp_path):
-    sequences = sources.read(write_sequences(tmp_path / "s", tiny_model, "traces", [9, 31, 14, 20]))
-    groups = linear.groups(network)
-
-    def sums(of, parts=("all",)):
-        return hessians.sum_outer_products(network, groups, of, parts, 64)[0]
-
-    whole, first, second = sums(sequences), sums(sequences[:2]), sums(sequences[2:])
-    by_part = sums(sequences, ("prompt", "decode"))
-    for name in (group["name"] for group in groups):
-        close = {"rtol": 1e-4, "atol": 1e-4}
-        both = first[name, "all"] + second[name, "all"]
-        torch.testing.assert_close(both, whole[name, "all"], **close)
-        parts = by_part[name, "prompt"] + by_part[name, "decode"]
-        torch.testing.assert_close(parts, whole[name, "all"], **close)
-
-
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
-def test_batches_hold_everything_once_within_the_limit(lengths, limit):
-    batches = list(hessians.batches(lengths, limit))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        padded = max(lengths[i] for i in batch) * len(batch)
-        assert padded <= limit or len(batch) == 1
 
 
 def test_same_input_same_bytes(tiny_model, tiny_hessians, write_sequences, tmp_path):
@@ -225,14 +188,126 @@ def test_sequences_of_another_model_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+OVERFLOWS = {
+    "float32": ("layers.1.mlp.up_proj", 1e30, "model.layers.1.mlp.down_proj"),
+    "float16": ("layers.0.mlp.down_proj", 3e4, "model.layers.1.self_attn.q_proj"),
+    "bfloat16": ("layers.1.mlp.down_proj", 1e38, "lm_head"),
+}
+
+
+@pytest.mark.parametrize("dtype", OVERFLOWS)
 def test_activations_that_are_not_finite_are_refused(
-    random_qwen2, save_model, write_sequences, tmp_path
+    random_qwen2, save_model, write_sequences, tmp_path, dtype
 ):
+    where, value, named = OVERFLOWS[dtype]
     model = random_qwen2()
     with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight.fill_(1e30)
+        model.model.get_submodule(where).weight.fill_(value)
     folder = save_model(model, tmp_path / "model")
     sequences = write_sequences(tmp_path / "s", folder, "text", [5])
-    with pytest.raises(RacError, match="model.layers.1.mlp.down_proj .* not finite in float32"):
-        hessians.accumulate(folder, sequences, "float32", tmp_path / "out")
+    with pytest.raises(RacError, match=f"{named} .* not finite in {dtype}"):
+        hessians.accumulate(folder, sequences, dtype, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_nan_in_a_single_batch_is_refused(
+    random_qwen2, save_model, write_sequences, tmp_path, number
+):
+    folder = save_model(random_qwen2(), tmp_path / "model")
+    path = write_sequences(tmp_path / "s", folder, "text", [5, 6, 7])
+    token = sources.read(path)[number].token_ids[-1]
+    model = random_qwen2()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = float("nan")
+    folder = save_model(model, tmp_path / "other")
+    path = write_sequences(tmp_path / "s", folder, "text", [5, 6, 7])
+    with pytest.raises(RacError, match="model.layers.0.self_attn.q_proj .* not finite"):
+        hessians.accumulate(folder, path, "float32", tmp_path / "out", batch_tokens=7)
+
+
+# ---- shards
+
+
+@pytest.fixture
+def shards(tiny_model, write_sequences, tmp_path):
+    """A function (count) → folders of the shards of the source that `tiny_hessians` has whole."""
+    sequences = write_sequences(tmp_path / "s", tiny_model, "traces", [40, 17, 3, 64, 29])
+
+    def make(count):
+        folders = [tmp_path / f"shard-{i}-of-{count}" for i in range(count)]
+        for i, folder in enumerate(folders):
+            hessians.accumulate(tiny_model, sequences, "float32", folder, shard=(i, count))
+        return folders
+
+    return make
+
+
+def test_shards_add_up_to_the_whole(tiny_hessians, shards, tmp_path):
+    folders = shards(3)
+    hessians.add(folders, tmp_path / "whole")
+    whole, added = (
+        read_json(folder / "index.json") for folder in (tiny_hessians["traces"], tmp_path / "whole")
+    )
+    assert added.pop("sha256").keys() == whole.pop("sha256").keys()
+    assert added == whole
+    for file in tiny_hessians["traces"].glob("*.safetensors"):
+        found, expected = load_file(tmp_path / "whole" / file.name), load_file(file)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-4)
+    hessians.add(folders[::-1], tmp_path / "again")
+    for file in (tmp_path / "whole").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+
+
+def test_shards_that_make_no_whole_are_refused(shards, tiny_hessians, tmp_path):
+    two, three = shards(2), shards(3)
+    for folders, message in (
+        (three[:2], "all 3 shards .* given: 0 of 3, 1 of 3"),
+        ([*three, three[0]], "all 3 shards"),
+        ([two[0], *three[1:]], "all 2 shards .* given: 0 of 2, 1 of 3, 2 of 3"),
+        ([two[0], tiny_hessians["traces"]], "all 2 shards .* given: 0 of 1, 0 of 2"),
+        ([two[0], tiny_hessians["text"]], "no shards of one whole: other sequences"),
+    ):
+        with pytest.raises(RacError, match=message):
+            hessians.add(folders, tmp_path / "out")
+    edit_index(two[1], model="f00")
+    with pytest.raises(RacError, match="shard-1-of-2 and .*shard-0-of-2 .* other model"):
+        hessians.add(two, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_is_no_source(tiny_model, shards):
+    with pytest.raises(RacError, match="shard-0-of-2 is shard 0 of 2: add up all"):
+        combined(tiny_model, {"traces": shards(2)[0]}, sum={"traces": 1})
+
+
+def test_more_shards_than_sequences_are_refused(tiny_model, write_sequences, tmp_path):
+    sequences = write_sequences(tmp_path / "s", tiny_model, "text", [5, 6])
+    with pytest.raises(RacError, match="has 2 sequences: no shard 0 of 3"):
+        hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "out", shard=(0, 3))
+
+
+# ---- the largest activations
+
+
+def test_the_largest_of_a_calibration(tiny_model, tiny_hessians):
+    name = "model.layers.1.mlp.gate_proj"
+    calibration = Calibration(sum={"traces.decode": 0.5, "text": 2})
+    terms = hessians.terms(calibration, tiny_hessians, checkpoint.identity(tiny_model))
+    flat = [term for of_key in terms.values() for term in of_key]
+    found = hessians.combine_absmax(flat, 1)
+    decode = stored_sum(tiny_hessians["traces"], name, "decode.absmax")
+    text = stored_sum(tiny_hessians["text"], name, "text.absmax")
+    assert found.keys() == hessians.combine(flat, 1).keys()
+    assert torch.equal(found[name], decode.maximum(text))
+    assert not torch.equal(found[name], decode) and not torch.equal(found[name], text)
+    none = [flat[0]._replace(weight=0), *flat[1:]]
+    assert torch.equal(hessians.combine_absmax(none, 1)[name], text)
+
+
+def test_progress_counts_tokens_once(tiny_model, write_sequences, tmp_path, capsys):
+    sequences = write_sequences(tmp_path / "s", tiny_model, "text", [7, 6])
+    hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "out")
+    assert "hessians: 13 of at most 13 tokens" in capsys.readouterr().err

@@ -3,8 +3,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac.config import Scope
-from rac.linear import groups, in_scope
+from rac.linear import decoder_groups, groups, in_scope
 from rac.models import weights
+from rac.models.skeleton import skeleton
 
 SMALL = {
     "vocab_size": 64,
@@ -40,44 +41,95 @@ def random_model(kind, **settings):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).eval()
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "prefix", "expected"),
-    [
-        ("qwen2", GROUPED, "model.layers", LLAMA),
-        ("qwen3", GROUPED, "model.layers", LLAMA),
-        ("llama", GROUPED, "model.layers", LLAMA),
-        ("mistral", GROUPED, "model.layers", LLAMA),
-        ("gemma", GROUPED, "model.layers", LLAMA),
-        ("phi", SMALL, "model.layers", PHI),
-        ("gpt_neox", SMALL, "gpt_neox.layers", NEOX),
-    ],
+LLAMA_NORMS = ["input_layernorm", None, "post_attention_layernorm", None]
+FAMILIES = [
+    ("qwen2", GROUPED, LLAMA, LLAMA_NORMS),
+    ("qwen3", GROUPED, LLAMA, LLAMA_NORMS),
+    ("llama", GROUPED, LLAMA, LLAMA_NORMS),
+    ("mistral", GROUPED, LLAMA, LLAMA_NORMS),
+    ("gemma", GROUPED, LLAMA, [None] * 4),  # scales by 1 + weight
+    ("olmo2", GROUPED, LLAMA, [None] * 4),  # norms after the layers
+    ("phi", SMALL, PHI, ["input_layernorm", None, None]),
+    ("gpt_neox", SMALL, NEOX, ["input_layernorm", None, "post_attention_layernorm", None]),
+]
+FAMILY = pytest.mark.parametrize(
+    ("kind", "settings", "layers", "norms"), FAMILIES, ids=[kind for kind, *_ in FAMILIES]
 )
-def test_what_shares_an_input(kind, settings, prefix, expected, tmp_path):
+
+
+@FAMILY
+def test_what_shares_an_input(kind, settings, layers, norms, tmp_path):
     model = random_model(kind, **settings)
-    found = groups(model)
-    assert [(group["block"], group["layers"]) for group in found] == [
-        (block, [f"{prefix}.{block}.{layer}" for layer in layers])
+    *found, head = groups(model)
+    prefix = "gpt_neox.layers" if kind == "gpt_neox" else "model.layers"
+    assert [(group["block"], group["layers"], group["norm"]) for group in found] == [
+        (
+            block,
+            [f"{prefix}.{block}.{layer}" for layer in group],
+            norm and f"{prefix}.{block}.{norm}",
+        )
         for block in range(2)
-        for layers in expected
+        for group, norm in zip(layers, norms, strict=True)
     ]
-    for group in found:
+    for group in [*found, head]:
         assert group["name"] == group["layers"][0]
         for layer in group["layers"]:
             assert model.get_submodule(layer).in_features == group["columns"]
+    assert (head["block"], head["name"]) == (2, "lm_head")
+    assert head["tied"] == (kind == "gemma") and (head["norm"] is None) == (kind == "gemma")
     model.save_pretrained(tmp_path)
     stored = weights.locate(tmp_path)
     assert all(f"{layer}.weight" in stored for group in found for layer in group["layers"])
 
 
+@FAMILY
+def test_a_model_without_weights_will_do(kind, settings, layers, norms, tmp_path):
+    model = random_model(kind, **settings)
+    model.save_pretrained(tmp_path)
+    assert groups(skeleton(tmp_path, "float32")) == groups(model)
+
+
+@FAMILY
+@torch.no_grad()
+def test_what_a_norm_is_divided_by_its_layers_can_make_up_for(kind, settings, layers, norms):
+    model = random_model(kind, **settings)
+    for parameter in model.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    token_ids = torch.arange(3, 40)[None]
+    expected = model(input_ids=token_ids).logits
+    folded = [group for group in groups(model) if group["norm"] and not group.get("tied")]
+    for group in folded:
+        scale = torch.rand(group["columns"]) + 0.5
+        for parameter in model.get_submodule(group["norm"]).parameters():
+            parameter /= scale
+        for layer in group["layers"]:
+            model.get_submodule(layer).weight *= scale
+    assert len(folded) == 2 * sum(norm is not None for norm in norms) + (kind != "gemma")
+    torch.testing.assert_close(model(input_ids=token_ids).logits, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_norm_that_others_use_too_is_none_to_fold_into():
+    model = random_model("llama", **GROUPED)
+    mlp = model.model.layers[0].mlp
+    plain = mlp.forward
+    mlp.forward = lambda x: (
+        plain(x) + x
+    )  # as in a mixture of experts, which nn.Linear is not all of
+    norms = {group["name"]: group["norm"] for group in groups(model)}
+    assert norms["model.layers.0.mlp.gate_proj"] is None
+    assert norms["model.layers.1.mlp.gate_proj"] == "model.layers.1.post_attention_layernorm"
+
+
 def test_no_hook_is_left():
     model = random_model("qwen2", **GROUPED)
     groups(model)
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    for module in model.modules():
+        assert not module._forward_pre_hooks and not module._forward_hooks
 
 
-def test_one_block_and_a_vocabulary_smaller_than_the_probe():
-    model = random_model("llama", **GROUPED | {"num_hidden_layers": 1, "vocab_size": 3})
-    assert len(groups(model)) == 4
+def test_one_block():
+    model = random_model("llama", **GROUPED | {"num_hidden_layers": 1})
+    assert [group["block"] for group in groups(model)] == [0, 0, 0, 0, 1]
 
 
 def test_a_model_without_linear_layers_is_refused():
@@ -146,3 +198,28 @@ def test_a_range_beyond_the_model_is_refused():
 def test_a_third_of_too_few_blocks_is_refused():
     with pytest.raises(ValueError, match="no layer is in it"):
         in_scope(of_blocks(1), Scope(blocks="last-third"))
+
+
+HEAD = {"block": 3, "name": "lm_head", "layers": ["lm_head"], "columns": 32, "tied": True}
+
+
+@pytest.mark.parametrize("blocks", ["all", "last-third", "1-2"])
+def test_the_output_embedding_is_left_out(blocks):
+    found = [*of_blocks(3), HEAD]
+    assert in_scope(found, Scope(blocks=blocks)) == in_scope(of_blocks(3), Scope(blocks=blocks))
+    assert decoder_groups(found) == of_blocks(3)
+    with pytest.raises(ValueError, match="the model has blocks 0-2"):
+        in_scope(found, Scope(blocks="1-3"))
+
+
+def test_the_output_embedding_on_request():
+    asked = Scope(blocks="0-0", projections="attention", lm_head=True)
+    scoped = in_scope([*of_blocks(3), HEAD], asked)
+    assert [group["name"] for group in scoped] == [
+        "0.self_attn.q_proj",
+        "0.self_attn.o_proj",
+        "lm_head",
+    ]
+    assert scoped[-1]["tied"]
+    with pytest.raises(ValueError, match="no linear output embedding"):
+        in_scope(of_blocks(3), asked)

@@ -64,18 +64,25 @@ def small(**changes) -> config.Config:
 def test_cells_of_the_demo():
     plan = matrix.plan(config.validate(VALUES), "demo")
     sparse = ["sparsegpt-0.3", "sparsegpt-0.4", "sparsegpt-0.5", "sparsegpt-0.6"]
-    variants = [*sparse, "sparsegpt-2of4", "alps-0.6", "wanda-0.5"]
+    quantized = ["w4a16", "sparsegpt-w4a16-0.5"]
+    variants = [*sparse, "sparsegpt-2of4", "alps-0.6", "wanda-0.5", "structured-0.25", *quantized]
     expected = {("none", "dense"), ("none", "magnitude-0.5")} | {
         (calibration, variant) for calibration in ("c4", "prompts", "rac") for variant in variants
     }
     assert {cell[1:] for cell in plan.cells} == expected
-    assert len(plan.cells) == 23
+    assert len(plan.cells) == 32
     assert {cell.model for cell in plan.cells} == {"reasoner"}
     assert plan.cells[0] == Cell("reasoner", "none", "dense")
     assert plan.evals == [(cell, "word-problems") for cell in plan.cells]
     assert plan.timed == {
-        Cell("reasoner", "rac", "sparsegpt-0.5"),
-        Cell("reasoner", "rac", "sparsegpt-2of4"),
+        Cell("reasoner", "rac", variant)
+        for variant in (
+            "sparsegpt-0.5",
+            "sparsegpt-2of4",
+            "alps-0.6",
+            "structured-0.25",
+            *quantized,
+        )
     }
 
 

@@ -11,16 +11,13 @@ library_name: transformers
 pipeline_tag: text-generation
 tags:
 - compressed
-- pruned
-- sparse
-- {solver}
+{tags}
 ---
 
-# {model}, {pattern}, by {solver}
+# {model}, {title}
 
-The dense model `{model}` with {sparsity:.2%} of the weights of its compressed layers set to
-zero ({nonzero_parameters:,} of {parameters:,} stored parameters are not zero). Compressed
-are the linear layers of {scope}; all else is as it was. It loads like the dense model:
+The dense model `{model}`{what}. Compressed are the linear layers of {scope}; all else is as it was.
+It holds {parameters:,} parameters, {nonzero_parameters:,} of them not zero. It loads like the dense model:
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -28,8 +25,7 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("PATH OF THIS FOLDER")
 ```
 
-**Zeros alone make it neither smaller on disk nor faster**: they are stored and multiplied like
-other numbers. Whether it still solves what the dense model solves has to be measured; a low layer
+{promise} Whether it still solves what the dense model solves has to be measured; a low layer
 error does not promise it.
 
 ## How it was made
@@ -50,6 +46,15 @@ error does not promise it.
 """
 
 
+PROMISES = {
+    "pruned": "**Zeros alone make it neither smaller on disk nor faster**: they are stored and multiplied\n"
+    "like other numbers.",
+    "structured": "It is a plain smaller dense model: smaller on disk, and less to multiply.",
+    "quantized": "It is smaller on disk. It is faster only where an engine multiplies these numbers as they "
+    "are\n(vLLM does); transformers turns them back into the dense dtype first.",
+}
+
+
 def write(record: dict, calibration: Calibration | None, variant: Variant) -> str:
     """The card of a checkpoint; the same checkpoint has the same card.
 
@@ -68,6 +73,10 @@ def write(record: dict, calibration: Calibration | None, variant: Variant) -> st
         record
         | {
             "options": options if variant.solver == "sparsegpt" else "",
+            "tags": "\n".join(f"- {tag}" for tag in _tags(variant)),
+            "title": _title(record, variant),
+            "what": _what(record, variant),
+            "promise": PROMISES[_kind(variant)],
             "calibration": _calibration(record, calibration),
             "scope": _scope(variant),
             "version": __version__,
@@ -76,6 +85,38 @@ def write(record: dict, calibration: Calibration | None, variant: Variant) -> st
             "rows": "\n".join(rows),
         }
     )
+
+
+def _kind(variant: Variant) -> str:
+    if variant.quantize:
+        return "quantized"
+    return "structured" if variant.solver == "structured" else "pruned"
+
+
+def _tags(variant: Variant) -> list[str]:
+    """What a hub sorts models by."""
+    pruned = [variant.solver, "pruned"] if variant.solver else []
+    if variant.solver and variant.solver != "structured":
+        pruned.append("sparse")
+    return [*pruned, *([variant.quantize.scheme, "compressed-tensors"] if variant.quantize else [])]
+
+
+def _title(record: dict, variant: Variant) -> str:
+    parts = [f"{record['pattern']}, by {variant.solver}"] if variant.solver else []
+    if variant.quantize:
+        parts.append(f"{variant.quantize.scheme}, by {variant.quantize.method}")
+    return ", ".join(parts)
+
+
+def _what(record: dict, variant: Variant) -> str:
+    share = f"{record['sparsity']:.2%} of the weights of its compressed layers"
+    said = ""
+    if variant.solver:
+        removed = "removed" if variant.solver == "structured" else "set to zero"
+        said = f" with {share} {removed}"
+    if variant.quantize:
+        said += f"{' and' if said else ' with'} the weights rounded to {variant.quantize.scheme}"
+    return said
 
 
 def _error(error: float | None) -> str:

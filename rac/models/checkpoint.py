@@ -54,6 +54,11 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
     if not (folder / "config.json").is_file():
         raise RacError(f"{folder} is not a Hugging Face folder: config.json is missing")
     logging.disable_progress_bar()
+    quantized = {}
+    if "quantization_config" in read_json(folder / "config.json"):  # multiplied as dense numbers
+        from transformers import CompressedTensorsConfig
+
+        quantized = {"quantization_config": CompressedTensorsConfig(dequantize=True)}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -63,6 +68,7 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are reported below
             output_loading_info=True,
+            **quantized,
         )
     except (
         OSError,

@@ -1,13 +1,16 @@
 """Tensors of a Hugging Face folder, one at a time, without the seconds of transformers' import."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from rac.artifacts import read_json, sha256_file, sha256_json
+from rac.artifacts import read_json, sha256_file, sha256_json, write_json
 from rac.errors import RacError
+
+INDEX = "model.safetensors.index.json"
 
 
 def files(folder: Path) -> list[Path]:
@@ -17,7 +20,7 @@ def files(folder: Path) -> list[Path]:
         RacError: no model there, or a file is missing.
     """
     folder = Path(folder)
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     names = {"model.safetensors"}
     if index.exists():
         try:
@@ -50,16 +53,41 @@ def read(file: Path, name: str) -> torch.Tensor:
         return stored.get_tensor(name)
 
 
-def overwrite(file: Path, name: str, tensor: torch.Tensor) -> None:
-    """Put a tensor in the place of a stored one of its dtype and shape; nothing else changes."""
-    with file.open("r+b") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        start, end = json.loads(stream.read(header_size))[name]["data_offsets"]
-        content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
-        if len(content) != end - start:
-            raise ValueError(f"{name} has {end - start} bytes in {file}, not {len(content)}")
-        stream.seek(8 + header_size + start)
-        stream.write(content)
+def rewrite(
+    model: Path, folder: Path, blocks: Iterable[dict[str, dict[str, torch.Tensor]]]
+) -> None:
+    """Write the weight files of `model` to `folder` with some tensors replaced.
+
+    What a block brings waits in a file of its own, so that memory holds one block or one file.
+
+    Args:
+        model: the Hugging Face folder to read.
+        folder: where to write files of the same names, and the index if there is one.
+        blocks: by the name of a stored tensor, those that take its place, by their names.
+    """
+    waiting: dict[str, tuple[Path, list[str]]] = {}
+    for i, block in enumerate(blocks):
+        spool = folder / f".block-{i:03d}.safetensors"
+        save_file({k: v.contiguous() for new in block.values() for k, v in new.items()}, spool)
+        waiting |= {name: (spool, list(new)) for name, new in block.items()}
+    weight_map: dict[str, str] = {}
+    total = 0
+    for file in files(model):
+        tensors: dict[str, torch.Tensor] = {}
+        with _opened(file) as stored:
+            for name in stored.keys():  # noqa: SIM118
+                spool, names = waiting.pop(name, (file, [name]))
+                tensors |= {new: read(spool, new) for new in names}
+            save_file(tensors, folder / file.name, stored.metadata())
+        weight_map |= dict.fromkeys(tensors, file.name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if waiting:
+        raise ValueError(f"{model} stores no tensor {next(iter(waiting))}")
+    if (model / INDEX).exists():
+        metadata = {"total_size": total}
+        write_json(folder / INDEX, {"metadata": metadata, "weight_map": weight_map})
+    for spool in folder.glob(".block-*.safetensors"):
+        spool.unlink()
 
 
 def sha256(folder: Path) -> str:
@@ -77,8 +105,13 @@ def size(folder: Path) -> dict:
     return {
         "parameters": parameters,
         "nonzero_parameters": nonzero,
-        "bytes_on_disk": sum(file.stat().st_size for file in files(folder)),
+        "bytes_on_disk": bytes_on_disk(folder),
     }
+
+
+def bytes_on_disk(folder: Path) -> int:
+    """Bytes of the weight files."""
+    return sum(file.stat().st_size for file in files(folder))
 
 
 def _opened(file: Path):

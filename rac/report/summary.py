@@ -35,6 +35,7 @@ COLUMNS = (
     "variant",
     "solver",
     "pattern",
+    "quantization",
     "sparsity_asked",
     "sparsity",
     "eval",

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from rac.solvers.damping import DAMPING_LIMIT, normalize
+from rac.solvers.damping import INDEFINITE, normalize, steps
 from rac.solvers.patterns import Pattern, Pruned, kept
 
 FIRST_RHO = 0.1  # this and the schedule below: as in published implementations
@@ -25,47 +25,39 @@ class Spectrum(NamedTuple):
     damping: float  # the share of the mean diagonal that was used
 
 
-def prune(
-    weight: torch.Tensor, hessian: torch.Tensor, pattern: Pattern, *, damping: float = 0.01
-) -> Pruned:
-    """Prune by algorithms 1 and 2 of the paper: minimize tr((W − Ŵ) H (W − Ŵ)ᵀ) under the pattern.
-
-    Unstructured chooses the mask over the whole layer. Columns without any activation are zeroed.
+def prepare(hessian: torch.Tensor, *, damping: float = 0.01) -> Spectrum:
+    """Damp, scale and decompose the Hessian.
 
     Args:
-        weight: [out, in].
-        hessian: Σ x xᵀ [in, in], symmetric.
-        pattern: what to keep.
+        hessian: Σ x xᵀ [in, in], symmetric; it is not changed.
         damping: share of the mean diagonal added to the diagonal; × 10 where that is too little.
 
     Raises:
         ValueError: the Hessian is not positive semi-definite, or the damping is out of range.
     """
-    return prune_by(weight, decompose(hessian, damping), pattern)
-
-
-def decompose(hessian: torch.Tensor, damping: float) -> Spectrum:
-    """Damp and scale the Hessian; the part that all sparsities and layers of an input can share.
-
-    Arguments and errors are those of `prune`.
-    """
-    if not 0 < damping <= DAMPING_LIMIT:
-        raise ValueError(f"damping must be in (0, {DAMPING_LIMIT:g}]: {damping}")
+    tried = steps(damping)
     hessian, dead = normalize(hessian)
     rounding = len(hessian) * torch.finfo(hessian.dtype).eps
-    while damping <= DAMPING_LIMIT:
+    for damping in tried:
         norms = (hessian.diagonal() + damping).sqrt()
         scaled = hessian / norms / norms[:, None]
         scaled.diagonal().fill_(1)
         values, vectors = torch.linalg.eigh(scaled)
         if values[0] >= -rounding * values[-1]:
             return Spectrum(scaled, values.clamp(min=0), vectors, norms, dead, damping)
-        damping *= 10
-    raise ValueError("the Hessian is not positive semi-definite, damped by its mean diagonal even")
+    raise ValueError(INDEFINITE)
 
 
-def prune_by(weight: torch.Tensor, spectrum: Spectrum, pattern: Pattern) -> Pruned:
-    """`prune` by a Hessian that is decomposed already."""
+def prune(weight: torch.Tensor, spectrum: Spectrum, pattern: Pattern) -> Pruned:
+    """Prune by algorithms 1 and 2 of the paper: minimize tr((W − Ŵ) H (W − Ŵ)ᵀ) under the pattern.
+
+    Unstructured chooses the mask over the whole layer. Columns without any activation are zeroed.
+
+    Args:
+        weight: [out, in].
+        spectrum: of the Hessian.
+        pattern: what to keep.
+    """
     hessian, values, vectors, norms = (part.to(weight.dtype) for part in spectrum[:4])
     weight = weight.masked_fill(spectrum.dead, 0)
     target = weight * norms

@@ -5,12 +5,16 @@ import torch
 from rac.solvers.patterns import Pattern, Pruned, kept
 
 
-def prune(weight: torch.Tensor, hessian: torch.Tensor | None, pattern: Pattern) -> Pruned:
+def prepare(hessian: torch.Tensor | None) -> None:
+    """Nothing: the Hessian is not used."""
+
+
+def prune(weight: torch.Tensor, prepared: None, pattern: Pattern) -> Pruned:
     """Zero the weights of least magnitude, chosen over the whole layer (n:m: in every group).
 
     Args:
         weight: [out, in].
-        hessian: not used.
+        prepared: None.
         pattern: what to keep.
     """
     mask = kept(weight.abs().flatten(), pattern).view_as(weight)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+SAMPLE = 2**14  # at most so many entries of a long row tell roughly where an order statistic is
+
 
 class Pattern(NamedTuple):
     """A share of zeros anywhere (`group` 1), or in every `group` consecutive columns of a row."""
@@ -45,10 +47,61 @@ def smallest(scores: torch.Tensor, count: int) -> torch.Tensor:
     """
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
-    below, tied = scores < threshold, scores == threshold
-    missing = count - below.sum(-1, keepdim=True)
-    return below | (tied & (tied.cumsum(-1) <= missing))
+    threshold = order_statistic(scores, count)
+    chosen = scores <= threshold
+    excess = _count(chosen) - count
+    if excess.any():
+        tied = scores == threshold
+        chosen &= ~tied | (tied.cumsum(-1) <= _count(tied) - excess)
+    return chosen
+
+
+def order_statistic(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """The `count`-th smallest entry along the last dimension [..., 1], counted from 1.
+
+    Of one long row, a sample tells bounds, and only what lies between them is searched. Where the
+    sample misleads, which counting shows, the whole row is.
+
+    Args:
+        scores: [..., n], finite.
+        count: 1 … n.
+    """
+    size = scores.shape[-1]
+    if scores.numel() == size > 2 * SAMPLE:
+        row = scores.flatten()
+        sample = row[:: max(size // SAMPLE, 16)].sort().values
+        place, margin = count * len(sample) // size, 2 * round(len(sample) ** 0.5)
+        low = sample[max(place - margin, 0)]
+        high = sample[min(place + margin, len(sample) - 1)]
+        above = row >= low
+        missing = count - (size - int(above.count_nonzero()))
+        between = row[above.logical_and_(row <= high)]
+        if 0 < missing <= len(between):
+            return between.kthvalue(missing).values.expand(*scores.shape[:-1], 1)
+    return scores.kthvalue(count, dim=-1, keepdim=True).values
+
+
+def _count(mask: torch.Tensor) -> torch.Tensor:
+    """How many entries are True along the last dimension [..., 1]; in one long row without copies."""
+    if mask.numel() == mask.shape[-1]:
+        return mask.count_nonzero().expand(*mask.shape[:-1], 1)
+    return mask.sum(-1, keepdim=True)
+
+
+def smallest_of_few(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """`smallest` along the first dimension, by comparing all pairs: for many short groups.
+
+    Args:
+        scores: [m, ...], finite, m at most 32.
+        count: 0 … m.
+    """
+    size = len(scores)
+    ahead = torch.zeros_like(scores, dtype=torch.uint8)  # how many entries come before each one
+    for i in range(size - 1):
+        first = (scores[i] <= scores[i + 1 :]).view(torch.uint8)
+        ahead[i + 1 :] += first
+        ahead[i] += (size - 1 - i) - first.sum(0, dtype=torch.uint8)
+    return ahead < count
 
 
 def kept(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -61,11 +114,10 @@ def kept(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
         Boolean, the shape of `scores`, False at floor(sparsity × n) of n entries.
     """
     if pattern.group > 1:
-        scores_of_groups = scores.unflatten(-1, (-1, pattern.group))
-        pruned = smallest(scores_of_groups, int(pattern.sparsity * pattern.group)).flatten(-2)
-    else:
-        pruned = smallest(scores, int(pattern.sparsity * scores.shape[-1]))
-    return ~pruned
+        groups = scores.unflatten(-1, (-1, pattern.group)).movedim(-1, 0)
+        pruned = smallest_of_few(groups, int(pattern.sparsity * pattern.group))
+        return ~pruned.movedim(0, -1).flatten(-2)
+    return ~smallest(scores, int(pattern.sparsity * scores.shape[-1]))
 
 
 class Pruned(NamedTuple):

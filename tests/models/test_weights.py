@@ -1,7 +1,7 @@
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from rac.artifacts import read_json
 from rac.errors import RacError
 from rac.models import weights
 
@@ -22,27 +22,33 @@ def test_every_tensor_is_found(sharded, random_qwen2):
             assert torch.equal(weights.read(located[name], name), tensor)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_overwrite_changes_one_tensor(random_qwen2, tmp_path, dtype):
-    random_qwen2().to(dtype).save_pretrained(tmp_path)
-    file, name = tmp_path / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
-    before = {key: tensor.clone() for key, tensor in load_file(file).items()}
-    identity = weights.sha256(tmp_path)
-    new = torch.randn(48, 32).to(dtype)
-    weights.overwrite(file, name, new)
-    after = load_file(file)
-    assert before.keys() == after.keys()
-    assert torch.equal(after[name], new)
-    assert all(torch.equal(after[key], before[key]) for key in before if key != name)
-    assert weights.sha256(tmp_path) != identity
+def test_rewrite_replaces_what_blocks_bring_and_nothing_else(sharded, tmp_path):
+    name, other = "model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"
+    codes, scales = torch.ones(3, 2, dtype=torch.int8), torch.ones(3)
+    blocks = iter([{other: {"a.codes": codes, "a.scales": scales}}, {name: {name: torch.ones(5)}}])
+    out = tmp_path / "out"
+    out.mkdir()
+    weights.rewrite(sharded, out, blocks)
+    before, after = weights.locate(sharded), weights.locate(out)
+    assert after.keys() == before.keys() - {other} | {"a.codes", "a.scales"}
+    assert torch.equal(weights.read(after["a.codes"], "a.codes"), codes)
+    assert torch.equal(weights.read(after[name], name), torch.ones(5))
+    for kept in before.keys() - {name, other}:
+        assert before[kept].name == after[kept].name
+        assert torch.equal(weights.read(before[kept], kept), weights.read(after[kept], kept))
+    assert after["a.codes"].name == before[other].name
+    index = read_json(out / weights.INDEX)
+    assert index["weight_map"] == {key: file.name for key, file in after.items()}
+    tensors = [weights.read(file, key) for key, file in after.items()]
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors)
+    assert {file.name for file in out.iterdir()} == {f.name for f in sharded.glob("model*")}
 
 
-def test_overwrite_refuses_another_size(random_qwen2, tmp_path):
+def test_rewrite_refuses_a_tensor_that_is_not_there(random_qwen2, tmp_path):
     random_qwen2().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="has 6144 bytes"):
-        weights.overwrite(
-            tmp_path / "model.safetensors", "model.layers.1.mlp.up_proj.weight", torch.ones(3)
-        )
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="stores no tensor absent"):
+        weights.rewrite(tmp_path, tmp_path / "out", [{"absent": {"absent": torch.ones(1)}}])
 
 
 def test_missing_and_damaged_files_are_refused(sharded, tmp_path):

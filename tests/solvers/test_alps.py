@@ -53,7 +53,7 @@ def problems(draw, dtype=torch.float64):
 def test_conjugate_gradients_against_the_oracle(problem, share, seed):
     weight, hessian = problem
     mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(seed)) >= share
-    spectrum = alps.decompose(hessian, 0.01)
+    spectrum = alps.prepare(hessian)
     target = weight.masked_fill(spectrum.dead, 0) * spectrum.norms
     start = torch.zeros_like(target)
     fitted = alps.refit(target, start, mask, spectrum.hessian, 4 * weight.shape[1])
@@ -148,16 +148,17 @@ def test_counts_are_exact_on_awkward_shapes(problem, share):
 
 def test_one_decomposition_serves_several_sparsities():
     weight, hessian = correlated()
-    spectrum = alps.decompose(hessian, 0.01)
+    spectrum = alps.prepare(hessian)
     for pattern in ("unstructured 0.5", "unstructured 0.7", "2:4"):
-        shared = alps.prune_by(weight, spectrum, parse(pattern))
-        assert torch.equal(shared.weight, alps.prune(weight, hessian, parse(pattern)).weight)
+        shared = alps.prune(weight, spectrum, parse(pattern))
+        alone = alps.prune(weight, alps.prepare(hessian), parse(pattern))
+        assert torch.equal(shared.weight, alone.weight)
 
 
 def test_the_spectrum_is_that_of_the_scaled_damped_hessian():
     _, hessian = correlated(dtype=torch.float64)
     hessian[:, 3] = hessian[3, :] = 0
-    spectrum = alps.decompose(hessian, 0.1)
+    spectrum = alps.prepare(hessian, damping=0.1)
     damped = hessian / hessian.diagonal()[hessian.diagonal() > 0].mean()
     damped[3, 3] = 1
     damped.diagonal().add_(0.1)
@@ -191,7 +192,7 @@ def test_columns_without_activations_are_zeroed():
 
 def test_damping_grows_until_no_eigenvalue_is_negative():
     hessian = torch.eye(6) - 1.05 * torch.ones(6, 6) / 6  # its least eigenvalue is -0.05
-    assert alps.decompose(hessian, 0.01).damping == pytest.approx(0.1)
+    assert alps.prepare(hessian).damping == pytest.approx(0.1)
 
 
 def test_a_matrix_that_is_no_hessian_is_refused():

@@ -165,6 +165,7 @@ def broken(where, value):
         (*broken("hessian", math.inf), "2:4", "wanda", "Hessian holds numbers"),
         (*broken("hessian", -1.0), "2:4", "sparsegpt", "negative diagonal"),
         (torch.ones(3, 4), torch.zeros(4, 4), "2:4", "wanda", "never had an input"),
+        (torch.ones(3, 4), torch.ones(4, 4).triu(), "2:4", "sparsegpt", "not symmetric"),
     ],
 )
 def test_wrong_input_is_refused(weight, hessian, pattern, solver, message):
@@ -173,13 +174,70 @@ def test_wrong_input_is_refused(weight, hessian, pattern, solver, message):
 
 
 def test_unknown_options_and_missing_hessians_are_refused():
-    with pytest.raises(TypeError, match="dampin"):
+    with pytest.raises(TypeError, match="solver 'sparsegpt' has no option dampin"):
         rac.solve(torch.ones(3, 4), torch.eye(4), "2:4", dampin=0.1)
+    with pytest.raises(TypeError, match="solver 'wanda' has no option block"):
+        solvers.prepare(torch.eye(4), "wanda", block=3)
+    with pytest.raises(ValueError, match="solver 'wanda' needs a Hessian"):
+        solvers.prepare(None, "wanda")
     with pytest.raises(ValueError, match="solver 'wanda' needs a Hessian"):
         solvers.prune(torch.ones(3, 4), None, "2:4", "wanda")
+    with pytest.raises(ValueError, match=r"the Hessian must be \[in, in\]"):
+        solvers.prepare(torch.ones(4, 3), "wanda")
+    with pytest.raises(ValueError, match=r"Hessian is \[5, 5\], but the weight has 4 columns"):
+        solvers.prune(torch.ones(3, 4), solvers.prepare(torch.eye(5), "alps"), "2:4", "alps")
 
 
-def test_options_are_those_of_the_function():
+def test_options_are_those_of_the_functions():
     assert solvers.options_of("sparsegpt") == ["damping", "block"]
-    assert solvers.options_of("alps") == ["damping"]
+    assert solvers.options_of("alps") == solvers.options_of("gptq") == ["damping"]
     assert solvers.options_of("wanda") == solvers.options_of("magnitude") == []
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_hessian_is_prepared_once_for_all_patterns_and_layers(solver):
+    _, hessian = correlated()
+    options = {name: 0.02 for name in solvers.options_of(solver) if name == "damping"}
+    prepared = solvers.prepare(hessian if solver != "magnitude" else None, solver, **options)
+    for pattern, seed in (("unstructured 0.5", 0), ("unstructured 0.7", 1), ("2:4", 2)):
+        weight, _ = correlated(seed=seed)
+        shared = solvers.prune(weight, prepared, pattern, solver, **options)
+        alone = rac.solve(weight, hessian, pattern, solver, **options)
+        assert torch.equal(shared.weight, alone.weight) and torch.equal(shared.mask, alone.mask)
+        assert shared.damping == options.get("damping")
+
+
+def test_rounding_does_not_make_a_hessian_asymmetric():
+    weight, hessian = correlated()
+    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) * 1e-6
+    noisy = hessian * (1 + noise)
+    clean, found = (rac.solve(weight, h, "2:4") for h in (hessian, noisy))
+    assert found.relative_error == pytest.approx(clean.relative_error, rel=1e-2)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 512, 700, 2049])
+def test_energy_is_the_trace(columns):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, columns, generator=generator)
+    inputs = torch.randn(30, columns, generator=generator)
+    hessian = inputs.T @ inputs
+    expected = (weight.double() @ hessian.double() * weight.double()).sum().item()
+    assert solvers.energy(weight, hessian) == pytest.approx(
+        expected, rel=1e-12 if columns <= 2048 else 1e-5
+    )
+
+
+def test_energy_of_huge_and_tiny_numbers():
+    weight, hessian = torch.ones(2, 3000), torch.eye(3000)
+    for scale in (1e-30, 1e36):
+        assert solvers.energy(weight, hessian * scale) == pytest.approx(6000 * scale, rel=1e-5)
+    assert solvers.energy(weight, torch.zeros(3000, 3000)) == 0
+
+
+def test_lost_share_is_the_relative_error():
+    weight, hessian = correlated()
+    dense = solvers.energy(weight, hessian)
+    for pattern in ("2:4", "unstructured 0.7"):
+        solution = rac.solve(weight, hessian, pattern)
+        share = solvers.lost_share(weight, solution.weight, hessian, dense)
+        assert share == solution.relative_error
