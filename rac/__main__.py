@@ -239,6 +239,35 @@ def report(
 
 
 @app.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
+    import yaml
+
+    from rac.artifacts import read_json
+    from rac.models.reasoner import WEIGHTS
+    from rac.plan import plan as planned
+    from rac.plan import table
+
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise RacError(f"{config} cannot be read: {error}") from None
+    if run and isinstance(values, dict):
+        values["run"] = run
+    settings = definitions.validate(values, str(config))
+    configs = {}
+    for name, model in settings.models.items():
+        folder = WEIGHTS if model.embedded else model.path or Path("resources/models") / name
+        if (folder / "config.json").exists():
+            configs[name] = read_json(folder / "config.json")
+    problems = {name: each.rows for name, each in settings.datasets.items() if each.rows}
+    print(table(planned(settings, configs, problems)))
+
+
+@app.command()
 def train_reasoner(
     output: Output,
     seed: Annotated[int, typer.Option()] = 0,

@@ -1,0 +1,123 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rac import config, plan
+from rac.costs import A100, H100
+from rac.errors import RacError
+
+REPOSITORY = Path(__file__).parents[1]
+REASONER = json.loads((REPOSITORY / "rac/models/reasoner/weights/config.json").read_text())
+LLAMA_70B = {
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+
+
+def _demo(change=lambda values: None):
+    """The demo's configuration, changed."""
+    values = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    change(values)
+    return config.validate(values)
+
+
+def _planned(settings, **options):
+    models = dict.fromkeys(settings.models, REASONER)
+    return plan.plan(settings, models, dict.fromkeys(settings.datasets, 200), **options)
+
+
+def _row(rows, rule):
+    return next(row for row in rows if row.rule == rule)
+
+
+def test_jobs_are_those_that_snakemake_plans(tmp_path):
+    shutil.copyfile(REPOSITORY / "config.yaml", tmp_path / "config.yaml")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1"]
+        + ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY)},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = Counter()
+    listed = (done.stdout + done.stderr).partition("Job stats:")[2].partition("total")[0]
+    for rule, count in re.findall(r"^(\w+) +(\d+)$", listed, re.M):
+        counts[rule] = int(count)
+    del counts["all"]
+    planned = Counter()
+    for row in _planned(_demo()):
+        planned[row.rule] += row.jobs
+    assert planned == counts
+
+
+def test_a_larger_run_takes_more():
+    rows = _planned(_demo())
+
+    def longer(values):
+        values["evals"]["word-problems"]["samples"] = 4
+        values["sources"]["traces"]["tokens"] *= 2
+        values["variants"]["sparsegpt"]["sparsity"].append(0.7)
+
+    more = _planned(_demo(longer))
+    assert _row(more, "generate").flops > 3.9 * _row(rows, "generate").flops
+    assert _row(more, "hessians").host > _row(rows, "hessians").host
+    assert _row(more, "hessians").flops > _row(rows, "hessians").flops
+    assert _row(more, "hessians").disk == _row(rows, "hessians").disk
+    assert _row(more, "compress").jobs == _row(rows, "compress").jobs + 3
+    assert _row(more, "compress").disk > _row(rows, "compress").disk
+    slower = _planned(_demo(), device=A100)
+    assert _row(slower, "hessians").hours > _row(rows, "hessians").hours
+
+
+def test_what_does_not_fit_is_marked():
+    def large(values):
+        values["models"] = {"large": {"path": "large"}}
+        for block in values["runs"]["demo"]["cells"]:
+            block["models"] = ["large"]
+        values["variants"]["sparsegpt"]["sparsity"] = [0.5, 0.3, 0.4, 0.6]
+
+    rows = plan.plan(_demo(large), {"large": LLAMA_70B}, {"problems-test": 200})
+    lines = {line.split()[0]: line for line in plan.table(rows).splitlines() if line}
+    for rule in ("hessians", "compress"):
+        assert "!" not in lines[rule]
+    for rule in ("traces", "generate", "diagnostics", "runtime"):
+        assert "!" in lines[rule]
+    assert "does not fit" in plan.table(rows)
+    assert "does not fit" not in plan.table(_planned(_demo()))
+
+
+def test_the_table_adds_up():
+    rows = _planned(_demo())
+    text = plan.table(rows, H100)
+    total = next(line for line in text.splitlines() if line.split()[:1] == ["all"]).split()
+    assert int(total[1]) == sum(row.jobs for row in rows)
+    assert float(total[2]) == pytest.approx(sum(row.disk for row in rows) / 1e9, abs=0.005)
+    assert len({len(line) for line in text.splitlines()[: len(rows) + 2]}) == 1
+
+
+def test_what_is_not_known_is_asked_for():
+    with pytest.raises(RacError, match=r"models\.reasoner"):
+        plan.plan(_demo(), {}, {"problems-test": 200})
+    with pytest.raises(RacError, match=r"datasets\.problems-test"):
+        plan.plan(_demo(), {"reasoner": REASONER}, {})
+
+
+def test_no_torch_is_imported():
+    command = "import sys, rac.plan; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command]).returncode == 0
