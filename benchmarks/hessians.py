@@ -1,0 +1,131 @@
+"""Accumulating Σ x xᵀ: ours, the whole square product, and the published hook, beside the GEMM peak.
+
+    python benchmarks/hessians.py --output FILE.json
+
+Only what is needed counts as useful work: columns² · tokens, half of the 2 · columns² · tokens of the
+whole product. Shares are of the fastest matrix product that the same machine did in the same run.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rac.inputs import add_outer_product
+
+COLUMNS = {
+    896: "0.5B hidden",
+    1536: "1.5B hidden",
+    3584: "7B hidden",
+    4864: "0.5B MLP",
+    8960: "1.5B MLP",
+}
+SQUARE = 3072  # size of the product whose speed is the peak
+LENGTH = 2048  # tokens of a calibration sequence of the published code
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def whole_square(total: torch.Tensor, x: torch.Tensor) -> None:
+    """The product as it stands, all tokens at once."""
+    total.addmm_(x.T, x)
+
+
+def published_hook(total: torch.Tensor, x: torch.Tensor) -> None:
+    """SparseGPT's and GPTQ's add_batch, once a sequence: a running mean, scaled on the way."""
+    for samples, sequence in enumerate(x.split(LENGTH)):
+        total *= samples / (samples + 1)
+        columns = (2 / (samples + 1)) ** 0.5 * sequence.t().float()
+        total += columns.matmul(columns.t())
+
+
+METHODS = {
+    "ours": add_outer_product,
+    "whole square": whole_square,
+    "published hook": published_hook,
+}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long one run takes."""
+    _wait()
+    start = time.perf_counter()
+    run()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(tokens: int, repeats: int) -> dict:
+    """Shortest times of all methods at all widths, and the error of ours against float64.
+
+    Methods and the product that the peak is taken from take turns, so that a busy machine slows all.
+    """
+    best, rows = 0.0, []
+    square = torch.randn(SQUARE, SQUARE, device=DEVICE)
+    for columns, where in COLUMNS.items():
+        x = torch.randn(tokens, columns, device=DEVICE)
+        total = torch.zeros(columns, columns, device=DEVICE)
+        times: dict[str, list[float]] = {name: [] for name in METHODS}
+        for _ in range(repeats + 1):
+            best = max(best, 2 * SQUARE**3 / seconds(lambda: square @ square))
+            for name, method in METHODS.items():
+                times[name].append(seconds(lambda run=method, x=x, total=total: run(total, x)))
+        row: dict = {"columns": columns, "of": where}
+        row |= {name: {"seconds": min(took[1:])} for name, took in times.items()}  # one warms up
+        add_outer_product(total.zero_(), x)
+        expected = (x.double().T @ x[:, :256].double()).tril()
+        row["error"] = ((total[:, :256].double().tril() - expected).norm() / expected.norm()).item()
+        rows.append(row)
+    for row in rows:
+        for name in METHODS:
+            useful = row["columns"] ** 2 * tokens / row[name]["seconds"]
+            row[name]["useful_share_of_peak"] = useful / best
+    return {
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "tokens": tokens,
+        "peak_gflops": best / 1e9,
+        "rows": rows,
+    }
+
+
+def markdown(result: dict) -> str:
+    """The table, as the documentation shows it."""
+    lines = [
+        f"{result['tokens']:,} tokens a call, float32, {result['device']} ({result['machine']}), "
+        f"torch {result['torch']}; fastest GEMM {result['peak_gflops']:,.0f} GFLOP/s.",
+        "",
+        "| columns | ours | whole square | published hook | ours: useful share of peak | "
+        "whole square | published hook | error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        times = [f"{row[name]['seconds'] * 1e3:,.0f} ms" for name in METHODS]
+        shares = [f"{row[name]['useful_share_of_peak']:.0%}" for name in METHODS]
+        cells = [f"{row['columns']} ({row['of']})", *times, *shares, f"{row['error']:.0e}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="file of the figures, JSON")
+    parser.add_argument("--tokens", type=int, default=4 * LENGTH)
+    parser.add_argument("--repeats", type=int, default=3)
+    asked = parser.parse_args()
+    result = measure(asked.tokens, asked.repeats)
+    asked.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(markdown(result))
+
+
+if __name__ == "__main__":
+    main()
