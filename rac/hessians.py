@@ -284,7 +284,8 @@ def _hash(file: Path) -> str:
 
 
 def _read_index(folder: Path) -> dict:
-    file, keys = Path(folder) / "index.json", {"model", "shard", "parts", "groups", "sha256"}
+    file = Path(folder) / "index.json"
+    keys = {"model", "sequences", "kind", "dtype", "shard", "parts", "groups", "sha256"}
     index = read_json(file)
     if not isinstance(index, dict) or not keys <= index.keys():
         raise RacError(f"{file} is no index of Hessians; delete the folder to have it made again")

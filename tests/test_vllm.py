@@ -26,20 +26,21 @@ pytestmark = [
     ),
 ]
 
-# Greedy tokens after a prompt, and the log-probabilities of the prompt's own tokens, in a process of its
-# own: an engine that failed leaves the process unfit for the next.
+# Greedy tokens after a prompt, and the log-probabilities of other, random tokens, in a process of its own:
+# an engine that failed leaves the process unfit for the next.
 SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams
-folder, dtype, prompt = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+folder, dtype, prompt, text = *sys.argv[1:3], *map(json.loads, sys.argv[3:])
 llm = LLM(folder, dtype=dtype, enforce_eager=True, max_model_len=128, max_num_seqs=2,
           max_num_batched_tokens=128, kv_cache_memory_bytes=2**24, skip_tokenizer_init=True,
           distributed_executor_backend="uni", enable_prefix_caching=False)
 sampling = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, prompt_logprobs=0,
                           detokenize=False)
-output = llm.generate([{"prompt_token_ids": prompt}], sampling, use_tqdm=False)[0]
-logprobs = [row[token].logprob for row, token in zip(output.prompt_logprobs[1:], prompt[1:])]
-print("RESULT", json.dumps([list(output.outputs[0].token_ids), logprobs]))
+answer, read = llm.generate([{"prompt_token_ids": ids} for ids in (prompt, text)], sampling,
+                            use_tqdm=False)
+logprobs = [row[token].logprob for row, token in zip(read.prompt_logprobs[1:], text[1:])]
+print("RESULT", json.dumps([list(answer.outputs[0].token_ids), logprobs]))
 """
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -47,13 +48,14 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "HF_HUB_OFFLINE": "1",
 }
+TEXT = torch.randint(3, 700, (24,), generator=torch.Generator().manual_seed(0)).tolist()
 PROBLEM = "Tom has 12 pens. He buys 3 more and gives 5 to Ann. How many pens does he have now?"
 
 
 def run_vllm(folder, dtype, prompt):
     """Tokens and log-probabilities; AssertionError with vLLM's output if it fails."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), dtype, json.dumps(prompt)],
+        [sys.executable, "-c", SCRIPT, str(folder), dtype, json.dumps(prompt), json.dumps(TEXT)],
         env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -68,11 +70,11 @@ def run_vllm(folder, dtype, prompt):
 def run_transformers(folder, dtype, prompt):
     """The same of transformers."""
     model = checkpoint.load_model(folder, dtype)
-    ids = torch.tensor([prompt])
-    logprobs = model(ids).logits[0, :-1].float().log_softmax(-1)
+    text, ids = torch.tensor([TEXT]), torch.tensor([prompt])
+    logprobs = model(text).logits[0, :-1].float().log_softmax(-1).gather(1, text[0, 1:, None])
     for _ in range(16):
         ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
-    return ids[0, len(prompt) :].tolist(), logprobs.gather(1, ids[0, 1 : len(prompt), None])[:, 0]
+    return ids[0, len(prompt) :].tolist(), logprobs[:, 0]
 
 
 @pytest.fixture(scope="module")
