@@ -263,6 +263,10 @@ class Variant(Strict):
     def _check_combinations(self, n_of_m: bool) -> None:
         if self.quantize and self.quantize.method == "joint" and self.solver != "sparsegpt":
             raise ValueError("quantize.method 'joint' is a part of solver 'sparsegpt'")
+        if self.quantize and self.scope.lm_head:
+            raise ValueError(
+                "'quantize' leaves scope.lm_head out: vLLM loads a dense lm_head alone"
+            )
         if self.solver == "structured" and (n_of_m or self.scope.lm_head or self.quantize):
             raise ValueError(
                 "'structured' goes with 'sparsity' alone: no n:m, no scope.lm_head, no quantize"

@@ -120,6 +120,21 @@ def test_the_repository_s_schema_is_current():
         ("variants/wanda/sparsity", DELETE, "pattern 'unstructured' needs 'sparsity'"),
         ("variants/wanda/pattern", "4:2", "pattern '4:2' needs 0 < n < m"),
         ("variants/wanda/pattern", "2:4", "pattern '2:4' fixes the sparsity"),
+        ("variants/v", {}, "variants.v: give 'solver', or 'quantize', or both"),
+        (
+            "variants/v",
+            {"quantize": {"scheme": "fp8"}, "sparsity": 0.5},
+            "variants.v: 'pattern' and 'sparsity' need a 'solver'",
+        ),
+        ("variants/w4a16/quantize/scheme", "w4a61", "'w4a61' is not known; did you mean 'w4a16'?"),
+        ("variants/w4a16/quantize/method", "joint", "'joint' is a part of solver 'sparsegpt'"),
+        ("variants/w4a16/scope", {"lm_head": True}, "'quantize' leaves scope.lm_head out"),
+        (
+            "variants/structured/quantize",
+            {"scheme": "fp8"},
+            "'structured' goes with 'sparsity' alone",
+        ),
+        ("variants/structured/scope", {"blocks": "0-1"}, "'structured' narrows all blocks alike"),
         ("variants/wanda/pattern", "random", "is neither 'unstructured' nor n:m"),
         (
             "variants/sparsegpt-0.5",
