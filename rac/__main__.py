@@ -246,25 +246,17 @@ def plan(
     """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
     import yaml
 
-    from rac.artifacts import read_json
-    from rac.models.reasoner import WEIGHTS
-    from rac.plan import plan as planned
-    from rac.plan import table
+    from rac import plan as plans
 
     try:
         values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise RacError(f"{config} cannot be read: {error}") from None
     if run and isinstance(values, dict):
         values["run"] = run
     settings = definitions.validate(values, str(config))
-    configs = {}
-    for name, model in settings.models.items():
-        folder = WEIGHTS if model.embedded else model.path or Path("resources/models") / name
-        if (folder / "config.json").exists():
-            configs[name] = read_json(folder / "config.json")
-    problems = {name: each.rows for name, each in settings.datasets.items() if each.rows}
-    print(table(planned(settings, configs, problems)))
+    rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
+    print(plans.table(rows), end="")
 
 
 @app.command()

@@ -7,25 +7,24 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from rac import hessians, linear, solvers
 from rac.artifacts import atomic_folder, read_json, write_json, write_text
-from rac.config import Calibration, Variant
+from rac.config import Calibration, Quantize, Variant
 from rac.errors import RacError
-from rac.models import card, checkpoint, weights
-from rac.solvers.patterns import parse
-
-if TYPE_CHECKING:
-    from rac.models import narrow
+from rac.models import card, checkpoint, narrow, weights
+from rac.models.skeleton import default_device
+from rac.solvers import gptq, grids
+from rac.solvers.patterns import Pattern, parse
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
 MADE_ANEW = ("model.json", "compression.json", weights.INDEX)
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = default_device()
 
 Changed = dict[str, dict[str, torch.Tensor]]  # by a stored tensor's name, what takes its place
 
@@ -69,15 +68,18 @@ def compress(
     by_key = hessians.terms(calibration, stored, dense_sha256) if calibration else {}
     terms = list(itertools.chain.from_iterable(by_key.values()))
     config = read_json(model / "config.json")
+    widths = _widths(config, variant) if variant.solver == "structured" else None
     layers: list[dict] = []
     warnings: list[str] = []
 
     def solved() -> Iterator[Changed]:
-        solve = _narrowing(config, variant, pattern) if _structured(variant) else _solving
         located = weights.locate(model)
         for block, of_block in itertools.groupby(scoped, key=lambda group: group["block"]):
-            combined = hessians.combine(terms, block)
-            changed, entries = solve(model, located, list(of_block), combined, variant, pattern)
+            inputs = model, located, list(of_block), hessians.combine(terms, block), variant
+            if widths:
+                changed, entries = _narrow_block(*inputs, config, widths)
+            else:
+                changed, entries = _solve_block(*inputs, pattern)
             for entry in entries:
                 warnings.extend(entry.pop("warnings"))
                 layers.append(entry)
@@ -86,14 +88,18 @@ def compress(
     with atomic_folder(output) as folder:
         _copy(model, folder)
         weights.rewrite(model, folder, solved())
-        _write_config(folder, config, groups, scoped, variant, pattern)
+        if widths:
+            write_json(folder / "config.json", narrow.narrowed(config, widths))
+        elif variant.quantize:
+            dense = _names(groups) - _names(scoped)
+            _write_quantized_config(folder, config, variant.quantize, sorted(dense))
         record = {
             **names,
             "solver": variant.solver or "none",
             "pattern": pattern,
             "quantization": variant.quantize.model_dump() if variant.quantize else None,
             "scope": variant.scope.model_dump(),
-            "sparsity_asked": _asked(pattern),
+            "sparsity_asked": variant.sparsity_asked,
             **_totals(layers),
             "calibration_tokens": {
                 key: sum(term.tokens for term in of_key) for key, of_key in by_key.items()
@@ -108,18 +114,6 @@ def compress(
         write_json(folder / "compression.json", record)
 
 
-def _asked(pattern: str) -> float:
-    """The share of zeros, or of the width, that a pattern asks to remove."""
-    kind, _, share = pattern.partition(" ")
-    if kind == "structured":
-        return float(share)
-    return 0.0 if kind == "dense" else float(parse(pattern).sparsity)
-
-
-def _structured(variant: Variant) -> bool:
-    return variant.solver == "structured"
-
-
 def _copy(model: Path, folder: Path) -> None:
     """Copy what makes the folder a model, the weights apart."""
     for file in sorted({file for kind in COPIED for file in model.glob(kind)}):
@@ -127,30 +121,17 @@ def _copy(model: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _write_config(
-    folder: Path,
-    config: dict,
-    groups: list[dict],
-    scoped: list[dict],
-    variant: Variant,
-    pattern: str,
-) -> None:
-    """Say in config.json what is no longer as in the dense model's."""
-    if _structured(variant):
-        from rac.models import narrow
+def _names(groups: list[dict]) -> set[str]:
+    """All the layers of groups."""
+    return {name for group in groups for name in group["layers"]}
 
-        config = narrow.narrowed(config, _widths(config, variant, pattern))
-    elif variant.quantize:
-        from rac.models import quantized
 
-        changed = {name for group in scoped for name in group["layers"]}
-        ignore = [n for group in groups for n in group["layers"] if n not in changed]
-        scheme, group = variant.quantize.scheme, variant.quantize.group
-        asked = quantized.quantization_config(scheme, group, ignore)
-        config = config | {"quantization_config": asked}
-    else:
-        return
-    write_json(folder / "config.json", config)
+def _write_quantized_config(folder: Path, config: dict, asked: Quantize, ignore: list[str]) -> None:
+    """config.json of the dense model, with how the layers that are not ignored are stored."""
+    from rac.models import quantized
+
+    said = quantized.quantization_config(asked.scheme, asked.group, ignore)
+    write_json(folder / "config.json", config | {"quantization_config": said})
 
 
 def _read(located: dict[str, Path], name: str, columns: int, model: Path) -> torch.Tensor:
@@ -168,46 +149,44 @@ def _read(located: dict[str, Path], name: str, columns: int, model: Path) -> tor
     return weight
 
 
-def _widths(config: dict, variant: Variant, pattern: str) -> "narrow.Widths":
+def _widths(config: dict, variant: Variant) -> narrow.Widths:
     """The widths that a structured variant leaves."""
-    from rac.models import narrow
-
-    share = float(pattern.removeprefix("structured "))
+    share, projections = variant.sparsity_asked, variant.scope.projections
     try:
-        return narrow.widths(config, share, variant.scope.projections, variant.multiple)
+        return narrow.widths(config, share, projections, variant.multiple)
     except ValueError as error:
         raise RacError(f"solver structured: {error}") from None
 
 
-def _narrowing(config: dict, variant: Variant, pattern: str) -> Callable:
-    """What solves a block so that all blocks are left with the same smaller widths."""
-    from rac.models import narrow
+def _narrow_block(
+    model: Path,
+    located: dict[str, Path],
+    groups: list[dict],
+    combined: dict[str, torch.Tensor],
+    variant: Variant,
+    config: dict,
+    widths: narrow.Widths,
+) -> tuple[Changed, list[dict]]:
+    """Leave a block with the widths that all blocks get: its tensors, and its layers' entries."""
 
-    widths = _widths(config, variant, pattern)
+    def read(name: str) -> torch.Tensor | None:
+        return weights.read(located[name], name) if name in located else None
 
-    def solve(model, located, groups, combined, variant, pattern) -> tuple[Changed, list[dict]]:
-        names = [name for group in groups for name in group["layers"]]
-        by_layer = {name: combined.get(g["name"]) for g in groups for name in g["layers"]}
-        given = {name: h.to(DEVICE) for name, h in by_layer.items() if h is not None}
-
-        def read(name: str) -> torch.Tensor | None:
-            return weights.read(located[name], name) if name in located else None
-
-        start = time.perf_counter()
-        try:
-            result = narrow.block(read, names, given, config, widths, damping=variant.damping)
-        except ValueError as error:
-            raise RacError(f"{model}: {error}") from None
-        seconds = (time.perf_counter() - start) / len(result.layers)
-        for entry in result.layers:
-            kept = entry["kept_rows"] * entry["kept_columns"]
-            entry |= {"sparsity": 1 - kept / (entry["rows"] * entry["columns"]), "seconds": seconds}
-        return {name: {name: tensor} for name, tensor in result.tensors.items()}, result.layers
-
-    return solve
+    start = time.perf_counter()
+    names = [name for group in groups for name in group["layers"]]
+    given = {name: combined[name].to(DEVICE) for name in names if name in combined}
+    try:
+        result = narrow.block(read, names, given, config, widths, damping=variant.damping)
+    except ValueError as error:
+        raise RacError(f"{model}: {error}") from None
+    seconds = (time.perf_counter() - start) / len(result.layers)
+    for entry in result.layers:
+        kept = entry["kept_rows"] * entry["kept_columns"]
+        entry |= {"sparsity": 1 - kept / (entry["rows"] * entry["columns"]), "seconds": seconds}
+    return {name: {name: tensor} for name, tensor in result.tensors.items()}, result.layers
 
 
-def _solving(
+def _solve_block(
     model: Path,
     located: dict[str, Path],
     groups: list[dict],
@@ -235,41 +214,40 @@ def _solve_group(
     layers: dict[str, torch.Tensor], hessian: torch.Tensor | None, variant: Variant, pattern: str
 ) -> Iterator[tuple[str, dict, dict[str, torch.Tensor]]]:
     """For every layer of an input: its name, its entry in compression.json, what is stored of it."""
-    start, prepared, rounding = time.perf_counter(), None, None
-    asked = variant.quantize
-    options = {}
+    start, prepared, factor = time.perf_counter(), None, None
+    asked, options = variant.quantize, {}
+    jointly = asked is not None and asked.method == "joint"
     name = next(iter(layers))
     try:
         if variant.solver:
             options = {key: getattr(variant, key) for key in solvers.options_of(variant.solver)}
-            prepared = solvers.prepare(hessian, variant.solver, **options)
-        if asked and asked.method == "joint":
-            rounding = prepared
-        elif asked and asked.method == "gptq":
-            rounding = solvers.prepare(hessian, "gptq", damping=variant.damping)
+            prepared = factor = solvers.prepare(hessian, variant.solver, **options)
+        if asked and asked.method == "gptq":
+            factor = solvers.prepare(hessian, "gptq", damping=variant.damping)
         for name, stored in layers.items():
             weight = stored.to(DEVICE, torch.float32)
             mask, damping, compressed = None, None, weight
-            if variant.solver and not (asked and asked.method == "joint"):
+            if variant.solver and not jointly:
                 pruned = solvers.prune(weight, prepared, pattern, variant.solver, **options)
                 compressed, mask, damping = pruned.weight, pruned.mask, pruned.damping
-            replaced = {f"{name}.weight": compressed.to(stored.dtype).cpu()}
             if asked:
+                jointly_by = parse(pattern) if jointly else None
                 compressed, mask, used, replaced = _quantize(
-                    name, compressed, mask, rounding, variant, pattern, stored.dtype
+                    name, compressed, mask, factor, variant, asked, jointly_by, stored.dtype
                 )
                 damping = used or damping
+                # Rounding makes zeros as well; those are not counted.
+                zeros = 0 if mask is None else int((~mask).sum())
             else:
                 compressed = compressed.to(stored.dtype)
+                replaced = {f"{name}.weight": compressed.cpu()}
+                zeros = compressed.numel() - int(compressed.count_nonzero())
             if not compressed.isfinite().all():
                 raise ValueError(f"the compressed weight does not fit in {stored.dtype}")
             error: float | None = None
             warnings: list[str] = []
             if hessian is not None:
                 error, warnings = _judge(name, weight, compressed, hessian, variant, pattern)
-            zeros = compressed.numel() - compressed.count_nonzero().item()
-            if asked:  # rounding makes zeros as well
-                zeros = 0 if mask is None else int((~mask).sum())
             entry = {
                 "name": name,
                 "rows": weight.shape[0],
@@ -293,22 +271,19 @@ def _quantize(
     mask: torch.Tensor | None,
     factor: Any,
     variant: Variant,
-    pattern: str,
+    asked: Quantize,
+    pattern: Pattern | None,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor | None, float | None, dict[str, torch.Tensor]]:
     """The rounded weight in float32, its mask, the damping, and what is stored of it."""
     from rac.models import quantized
-    from rac.solvers import gptq, grids
 
-    asked = variant.quantize
-    assert asked
     grid, damping = quantized.grid(asked.scheme, asked.group), None
     if asked.method == "rtn":
         rounded = gptq.round_to_nearest(weight, grid, dtype, mask)
     else:
-        jointly = parse(pattern) if asked.method == "joint" else None
         rounded, mask, damping = gptq.quantize(
-            weight, factor, grid, dtype, mask=mask, pattern=jointly, block=variant.block
+            weight, factor, grid, dtype, mask=mask, pattern=pattern, block=variant.block
         )
     on_cpu = grids.Quantized(rounded.codes.cpu(), rounded.scales.cpu())
     stored = quantized.tensors(name, on_cpu, asked.scheme)
@@ -332,7 +307,6 @@ def _judge(
         plain, what = magnitude.weight, "magnitude pruning"
     if variant.quantize and (plain is weight or variant.solver == "magnitude"):
         from rac.models import quantized
-        from rac.solvers import gptq, grids
 
         grid = quantized.grid(variant.quantize.scheme, variant.quantize.group)
         plain = grids.dequantize(gptq.round_to_nearest(plain, grid, torch.float32), grid)

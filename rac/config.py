@@ -275,6 +275,16 @@ class Variant(Strict):
             raise ValueError("'structured' narrows all blocks alike: leave scope.blocks out")
 
     @property
+    def sparsity_asked(self) -> float:
+        """The share of zeros, or of the width, that a single variant asks for."""
+        if self.sparsity:
+            return self.sparsity[0]
+        if self.solver is None:
+            return 0.0
+        kept, of = map(int, self.pattern.split(":"))
+        return (of - kept) / of
+
+    @property
     def needs_hessian(self) -> bool:
         """Whether a calibration makes a difference to it."""
         rounded = self.quantize is None or self.quantize.method == "rtn"

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from rac import hessians, sources
+from rac import blocks, hessians, sources
 from rac.artifacts import read_json, write_json
 from rac.config import Calibration
 from rac.errors import RacError
@@ -132,7 +132,7 @@ def sequence_losses(
     vocabulary = network.config.get_text_config().vocab_size
     scored: dict[int, tuple[float, int]] = {}
     lengths = [len(sequence.token_ids) for sequence in sequences]
-    for batch in hessians.batches(lengths, max(LOGITS // vocabulary, 1)):
+    for batch in blocks.batches(lengths, max(LOGITS // vocabulary, 1)):
         chosen = [sequences[i] for i in batch]
         token_ids = pad_sequence([sequence.token_ids for sequence in chosen], batch_first=True)
         logits = network(input_ids=token_ids.to(network.device), use_cache=False).logits

@@ -20,7 +20,7 @@ APART = {"rac.config", "rac.errors", "rac.progress"}
 # Not followed either, but named by the rule whose definition asks for them: a solver, a way to quantize, …
 CHOSEN = {
     *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
-    *("rac.solvers.gptq", "rac.models.quantized", "rac.models.narrow"),
+    *("rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized", "rac.models.narrow"),
 }
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))

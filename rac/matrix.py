@@ -75,16 +75,6 @@ def plan(config: Config, run: str) -> Plan:
     return Plan(ordered, sorted(evals, key=lambda pair: place[pair[0]]), timed)
 
 
-def _sparsity(variant: Variant | None) -> float | None:
-    """The share of zeros that a single variant asks for."""
-    if variant is None or variant.sparsity:
-        return variant.sparsity[0] if variant else None
-    if variant.solver is None:
-        return 0.0
-    kept, of = map(int, variant.pattern.split(":"))
-    return 1 - kept / of
-
-
 def _quantization(variant: Variant | None) -> str | None:
     """The scheme, and how it was rounded: `w4a16 gptq`."""
     if variant is None or variant.quantize is None:
@@ -167,7 +157,7 @@ def summary_cells(config: Config) -> list[dict]:
                     "solver": (variant.solver if variant else None) or "none",
                     "pattern": pattern,
                     "quantization": _quantization(variant),
-                    "sparsity_asked": _sparsity(variant),
+                    "sparsity_asked": variant.sparsity_asked if variant else None,
                     "dense": cell.dense,
                     "eval": name,
                     "dense_scores": dense if name and not cell.dense else None,

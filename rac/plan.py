@@ -1,13 +1,16 @@
 """What a run will take, before anything starts: jobs, memory, disk and hours of every rule."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rac import costs, matrix
+from rac.artifacts import read_json
 from rac.config import Config
 from rac.costs import H100, HOST, Cost, Device, Shape
 from rac.errors import RacError
 from rac.matrix import Cell
+from rac.models.reasoner import WEIGHTS
 
 
 class Row(NamedTuple):
@@ -47,15 +50,41 @@ def plan(
     used = matrix.restrict(config)
     for evaluation in used.evals.values():
         if evaluation.dataset not in problems:
-            raise RacError(f"datasets.{evaluation.dataset}: its rows are not known to plan by")
+            raise RacError(
+                f"datasets.{evaluation.dataset}: its rows are not known to plan by; set rows, or make "
+                f"it first: snakemake --cores 1 resources/datasets/{evaluation.dataset}/data.jsonl"
+            )
     rows = [Row("dataset", None, len(used.datasets), 0, HOST, 0, 0, 0)]
     for name, model in used.models.items():
         if name not in models:
-            raise RacError(f"models.{name}: its config.json is not known to plan by")
+            raise RacError(
+                f"models.{name}: its config.json is not known to plan by; make it first: "
+                f"snakemake --cores 1 resources/models/{name}"
+            )
         shape = costs.shape(models[name], model.dtype)
         made = _of_model(used, name, shape, problems, device, prompt, length)
         rows += [_row(rule, name, jobs) for rule, jobs in made.items() if jobs]
     return [*rows, *(Row(rule, None, 1, 0, HOST, 0, 0, 0) for rule in ("summary", "report"))]
+
+
+def known_models(config: Config) -> dict[str, dict]:
+    """config.json of the models that are here: embedded, in a folder, or downloaded already."""
+    found = {}
+    for name, model in config.models.items():
+        folder = WEIGHTS if model.embedded else model.path or Path("resources/models") / name
+        if (folder / "config.json").exists():
+            found[name] = read_json(folder / "config.json")
+    return found
+
+
+def known_rows(config: Config) -> dict[str, int]:
+    """Rows of the datasets that say how many, or are made already."""
+    rows = {name: dataset.rows for name, dataset in config.datasets.items() if dataset.rows}
+    for name in config.datasets.keys() - rows.keys():
+        made = Path("resources/datasets") / name / "meta.json"
+        if made.exists():
+            rows[name] = read_json(made)["rows"]
+    return rows
 
 
 def _of_model(

@@ -140,7 +140,7 @@ def compress_code(config: Config, wildcards: Any) -> str:
     if variant.solver == "structured":
         chosen.append("rac.models.narrow")
     if variant.quantize:
-        chosen += ["rac.solvers.gptq", "rac.models.quantized"]
+        chosen += ["rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized"]
     return stage("compress", *chosen)
 
 

@@ -81,6 +81,20 @@ def save_model():
 
 
 @pytest.fixture(scope="session")
+def llama_70b() -> dict:
+    """config.json of deepseek-ai/DeepSeek-R1-Distill-Llama-70B, as far as sizes go."""
+    return {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    }
+
+
+@pytest.fixture(scope="session")
 def write_sequences():
     """A function (path, model folder, kind, lengths, seed=0) → path of a source's sequences."""
     return _write_sequences

@@ -12,15 +12,6 @@ from rac.config import Source, Variant, Workload
 from rac.costs import H100
 from rac.errors import RacError
 
-LLAMA_70B = {  # of deepseek-ai/DeepSeek-R1-Distill-Llama-70B
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
 MEDIUM = {
     "hidden_size": 384,
     "intermediate_size": 1536,
@@ -71,13 +62,13 @@ def test_flops_of_a_forward_pass(random_qwen2):
         ({"n_routed_experts": 64}, "experts"),
     ],
 )
-def test_other_models_are_refused(change, named):
+def test_other_models_are_refused(llama_70b, change, named):
     with pytest.raises(RacError, match=named):
-        costs.shape(LLAMA_70B | change, "bfloat16")
+        costs.shape(llama_70b | change, "bfloat16")
 
 
-def test_explicit_head_size_and_nested_configurations():
-    inner = LLAMA_70B | {"head_dim": 96, "num_key_value_heads": None}
+def test_explicit_head_size_and_nested_configurations(llama_70b):
+    inner = llama_70b | {"head_dim": 96, "num_key_value_heads": None}
     shape = costs.shape({"text_config": inner}, "float16")
     assert (shape.head, shape.kv_heads, shape.item) == (96, 64, 2)
 
@@ -85,8 +76,8 @@ def test_explicit_head_size_and_nested_configurations():
 # ---- the 70B on one GPU
 
 
-def test_a_70b_is_compressed_on_one_gpu_of_80_gb():
-    shape = costs.shape(LLAMA_70B, "bfloat16")
+def test_a_70b_is_compressed_on_one_gpu_of_80_gb(llama_70b):
+    shape = costs.shape(llama_70b, "bfloat16")
     assert shape.weights == pytest.approx(70.55e9, rel=1e-3)
     source = Source(kind="traces", dataset="x", tokens=1_000_000, max_new_tokens=32768)
     assert costs.hessians(shape, source, 33_000, H100).device < 0.5 * H100.memory

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from rac import config
 from rac.__main__ import app
 from rac.artifacts import read_jsonl
 
+REPOSITORY = Path(__file__).parents[1]
 DATASET = {"embedded": "word-problems", "split": "test", "rows": 3}
 
 
@@ -65,6 +67,18 @@ def test_a_broken_model_folder_is_one_line(tmp_path):
         f"rac: error: models.m.path: {tmp_path} is not a Hugging Face folder "
         "(config.json is missing)\n"
     )
+
+
+def test_a_plan_is_printed_and_what_is_not_known_is_one_line(tmp_path):
+    done = run("plan", "--config", REPOSITORY / "config.yaml")
+    assert done.returncode == 0 and "Device: one H100" in done.stdout
+    for arguments, message in (
+        (("--config", REPOSITORY / "config.yaml", "--run", "dmeo"), "did you mean 'demo'?"),
+        (("--config", tmp_path / "absent.yaml"), "absent.yaml cannot be read"),
+    ):
+        done = run("plan", *arguments)
+        assert done.returncode == 1 and message in done.stderr
+        assert done.stderr.startswith("rac: error: ") and done.stderr.count("\n") == 1
 
 
 def test_the_schema_is_written(tmp_path):

@@ -16,14 +16,6 @@ from rac.errors import RacError
 
 REPOSITORY = Path(__file__).parents[1]
 REASONER = json.loads((REPOSITORY / "rac/models/reasoner/weights/config.json").read_text())
-LLAMA_70B = {
-    "hidden_size": 8192,
-    "intermediate_size": 28672,
-    "num_hidden_layers": 80,
-    "num_attention_heads": 64,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 
 
 def _demo(change=lambda values: None):
@@ -85,14 +77,14 @@ def test_a_larger_run_takes_more():
     assert _row(slower, "hessians").hours > _row(rows, "hessians").hours
 
 
-def test_what_does_not_fit_is_marked():
+def test_what_does_not_fit_is_marked(llama_70b):
     def large(values):
         values["models"] = {"large": {"path": "large"}}
         for block in values["runs"]["demo"]["cells"]:
             block["models"] = ["large"]
         values["variants"]["sparsegpt"]["sparsity"] = [0.5, 0.3, 0.4, 0.6]
 
-    rows = plan.plan(_demo(large), {"large": LLAMA_70B}, {"problems-test": 200})
+    rows = plan.plan(_demo(large), {"large": llama_70b}, {"problems-test": 200})
     lines = {line.split()[0]: line for line in plan.table(rows).splitlines() if line}
     for rule in ("hessians", "compress"):
         assert "!" not in lines[rule]
@@ -121,3 +113,21 @@ def test_what_is_not_known_is_asked_for():
 def test_no_torch_is_imported():
     command = "import sys, rac.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command]).returncode == 0
+
+
+def test_what_is_here_is_known(tmp_path, monkeypatch):
+    def own(values):
+        values["datasets"]["own"] = {"path": "own.jsonl"}
+        values["models"] |= {"folder": {"path": "folder"}, "absent": {"path": "absent"}}
+
+    monkeypatch.chdir(tmp_path)
+    for file, content in (
+        ("folder/config.json", {"hidden_size": 8}),
+        ("resources/datasets/own/meta.json", {"rows": 7}),
+    ):
+        Path(file).parent.mkdir(parents=True)
+        Path(file).write_text(json.dumps(content))
+    settings = _demo(own)
+    assert plan.known_models(settings) == {"reasoner": REASONER, "folder": {"hidden_size": 8}}
+    rows = plan.known_rows(settings)
+    assert (rows["own"], rows["problems-test"]) == (7, 200) and "c4-heldout" not in rows

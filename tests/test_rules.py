@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from rac import config, rules
+from rac import config, fingerprint, rules
 from rac.errors import RacError
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
@@ -94,6 +94,32 @@ def test_a_variant_is_asked_for_by_one_sparsity(settings):
         for name in ("magnitude-0.5", "wanda-0.5", "sparsegpt-0.5", "sparsegpt-0.6")
     }
     assert len(codes) == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "users"),
+    [
+        ("rac.solvers.gptq", {"w4a16", "sparsegpt-w4a16-0.5"}),
+        ("rac.solvers.grids", {"w4a16", "sparsegpt-w4a16-0.5"}),
+        ("rac.models.quantized", {"w4a16", "sparsegpt-w4a16-0.5"}),
+        ("rac.models.narrow", {"structured-0.25"}),
+        ("rac.solvers.structured", {"structured-0.25"}),
+        ("rac.solvers.sparsegpt", {"sparsegpt-0.5", "sparsegpt-w4a16-0.5"}),
+    ],
+)
+def test_code_that_a_variant_does_not_use_is_not_its_own(settings, monkeypatch, module, users):
+    variants = ("sparsegpt-0.5", "structured-0.25", "w4a16", "sparsegpt-w4a16-0.5", "wanda-0.5")
+
+    def codes():
+        return {v: rules.compress_code(settings, Wildcards(variant=v)) for v in variants}
+
+    before, read = codes(), fingerprint._read
+    edited = fingerprint._module(module)
+    monkeypatch.setattr(
+        fingerprint, "_read", lambda file: ("edited", ()) if file == edited else read(file)
+    )
+    after = codes()
+    assert {variant for variant in variants if before[variant] != after[variant]} == users
 
 
 def test_a_stage_sees_only_the_keys_that_it_reads(settings):
