@@ -31,7 +31,7 @@ def against_sparsity(
     log: bool = False,
     zero: bool = True,
 ) -> Figure:
-    """`value` against sparsity, a line a (solver, calibration), with 95 % intervals; dense a band.
+    """`value` against sparsity, a line a (variant, calibration), with 95 % intervals; dense a band.
 
     Args:
         frame: of `tidy.measured`.
@@ -42,13 +42,13 @@ def against_sparsity(
         log: a logarithmic axis, if all values are above zero.
         zero: the axis starts at zero.
     """
-    points = frame[tidy.sweeps(frame)]
+    points = tidy.lines(frame)
     with rc_context(RC):
         figure = Figure(figsize=SIZE)
         axes = figure.add_subplot()
-        solvers = list(dict.fromkeys(points["solver"]))
+        families = list(dict.fromkeys(points["family"]))
         _dense_band(axes, frame, value, vertical=False)
-        for (solver, calibration), line in points.groupby(["solver", "calibration"], sort=False):
+        for (family, calibration), line in points.groupby(["family", "calibration"], sort=False):
             line = line.sort_values("sparsity_asked", kind="stable")
             axes.errorbar(
                 line["sparsity_asked"],
@@ -57,7 +57,7 @@ def against_sparsity(
                 label=_called(calibration),
                 color=style[calibration].colour,
                 marker=style[calibration].marker,
-                linestyle=_line_kind(axes, solvers, solver),
+                linestyle=_line_kind(axes, families, family),
                 **BARS,
             )
         if log and (points[value] > 0).all():
@@ -197,13 +197,11 @@ def price(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
     with rc_context(RC):
         figure = Figure(figsize=SIZE)
         axes = figure.add_subplot()
-        lines = tidy.sweeps(frame)
-        solvers = list(dict.fromkeys(frame[lines]["solver"]))
-        for (solver, calibration), line in frame[lines].groupby(
-            ["solver", "calibration"], sort=False
-        ):
+        points = tidy.lines(frame)
+        families = list(dict.fromkeys(points["family"]))
+        for (family, calibration), line in points.groupby(["family", "calibration"], sort=False):
             line = line.sort_values("sparsity_asked", kind="stable")
-            kind = _line_kind(axes, solvers, solver)
+            kind = _line_kind(axes, families, family)
             _losses(axes, line, style[calibration], _called(calibration), kind)
             axes.annotate(
                 f"{line['sparsity_asked'].iloc[-1]:.0%}",
@@ -213,10 +211,9 @@ def price(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
                 fontsize=8,
                 color=style[calibration].colour,
             )
-        named = set(frame[lines]["calibration"])
-        for calibration, group in frame[~lines & (frame["variant"] != "dense")].groupby(
-            "calibration", sort=False
-        ):
+        named = set(points["calibration"])
+        others = frame[~tidy.sweeps(frame) & (frame["variant"] != "dense")]
+        for calibration, group in others.groupby("calibration", sort=False):
             name = _called(calibration)
             _losses(axes, group, style[calibration], None if calibration in named else name, "none")
         for _, dense in frame[frame["variant"] == "dense"].iterrows():
@@ -278,9 +275,9 @@ def _rows(axes: Axes, points: pd.DataFrame, series: str) -> dict[tuple[str, str]
     return heights
 
 
-def _line_kind(axes: Axes, solvers: list[str], solver: Any) -> str:
-    """The line style of a solver; a key explains it where there are several, colours being calibrations."""
-    kind = LINES[solvers.index(solver) % len(LINES)]
-    if len(solvers) > 1 and solver not in axes.get_legend_handles_labels()[1]:
-        axes.plot([], [], color=INK, linestyle=kind, label=solver)
+def _line_kind(axes: Axes, families: list[str], family: Any) -> str:
+    """The line style of a variant; a key explains it where there are several, colours being calibrations."""
+    kind = LINES[families.index(family) % len(LINES)]
+    if len(families) > 1 and family not in axes.get_legend_handles_labels()[1]:
+        axes.plot([], [], color=INK, linestyle=kind, label=family)
     return kind

@@ -71,13 +71,23 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
     return measured(rows, "loss_text").merge(measured(rows, "loss_thoughts"), on=CELL)
 
 
+def lines(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells that are points of a line: one definition and calibration at several sparsities.
+
+    Returns:
+        Those rows of the frame, with `family`: the variant's name without its sparsity.
+    """
+    points = frame[frame["pattern"].str.startswith("unstructured")].dropna(subset="sparsity_asked")
+    named = zip(points["variant"], points["sparsity_asked"], strict=True)
+    family = [variant.removesuffix(f"-{sparsity:g}") for variant, sparsity in named]
+    points = points.assign(family=pd.Series(family, points.index, dtype=str))
+    several = points.groupby(["family", "calibration"])["sparsity_asked"].transform("nunique") > 1
+    return points[several]
+
+
 def sweeps(frame: pd.DataFrame) -> pd.Series:
-    """Whether each cell is a point of a line: a solver and calibration at several sparsities."""
-    lines = frame["pattern"].str.startswith("unstructured") & frame["sparsity_asked"].notna()
-    several = (
-        frame[lines].groupby(["solver", "calibration"])["sparsity_asked"].transform("nunique") > 1
-    )
-    return lines & several.reindex(frame.index, fill_value=False)
+    """Whether each cell is a point of one of the `lines`."""
+    return pd.Series(frame.index.isin(lines(frame).index), frame.index)
 
 
 def shown_variant(rows: pd.DataFrame) -> str | None:

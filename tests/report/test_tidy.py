@@ -119,6 +119,21 @@ def test_lines_join_the_sparsities_of_a_solver_and_calibration():
     assert tidy.sweeps(CELLS).tolist() == [False, True, True, False, False, False]
 
 
+def test_a_line_is_of_one_definition():
+    others = rows(
+        ("c4", "s-w4a16-0.5", "sparsegpt", "unstructured 0.5", 0.5),  # quantized: no point of s
+        ("c4", "t-0.3", "sparsegpt", "unstructured 0.3", 0.3),
+        ("c4", "t-0.5", "sparsegpt", "unstructured 0.5", 0.5),
+    )
+    points = tidy.lines(pd.concat([CELLS, others], ignore_index=True))
+    assert points[["family", "variant"]].values.tolist() == [
+        ["s", "s-0.3"],
+        ["s", "s-0.6"],
+        ["t", "t-0.3"],
+        ["t", "t-0.5"],
+    ]
+
+
 def test_the_variant_shown_has_most_calibrations_then_is_nearest_to_half():
     assert tidy.shown_variant(CELLS) == "s-0.6"
     assert tidy.shown_variant(CELLS[CELLS["calibration"] == "c4"]) == "s-2of4"
