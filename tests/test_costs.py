@@ -126,6 +126,7 @@ def _growth(script: str) -> int:
 
 def _check(planned: float, measured: int) -> None:
     """A plan may be a fifth too low and a half too high."""
+    print(f"| {planned / 1e6:,.0f} | {measured / 1e6:,.0f} | {planned / measured:.2f} |")
     assert 0.8 < planned / measured < 1.5, f"{planned:.4g} planned, {measured:.4g} measured"
 
 
