@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from rac import config as definitions
 from rac.errors import RacError
+from rac.variants import Variant
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -112,15 +113,19 @@ def hessians(
 
 @app.command()
 def compress(
-    spec: Annotated[Any, definition(definitions.Variant)],
+    spec: Annotated[Any, definition(Variant)],
     calibration_spec: Annotated[str, typer.Option(metavar="JSON", help="null without Hessians")],
     pattern: Annotated[str, typer.Option(help="as rac.solve takes it")],
     model_name: Name,
     calibration_name: Name,
     variant_name: Name,
+    dtype: Dtype,
     model: Folder,
     output: Output,
     hessians: Annotated[list[Path], typer.Option(help="folders, each called like its source")] = [],  # noqa: B006
+    sequences: Annotated[
+        list[Path], typer.Option(help="in folders called like their sources")
+    ] = [],  # noqa: B006
 ) -> None:
     """A compressed checkpoint."""
     from rac.compress import compress as compress_model
@@ -130,7 +135,8 @@ def compress(
         None if calibration_spec == "null" else parse(definitions.Calibration, calibration_spec)
     )
     stored = {folder.name: folder for folder in hessians}
-    compress_model(model, stored, calibration, spec, pattern, names, output)
+    of_source = {file.parent.name: file for file in sequences}
+    compress_model(model, stored, calibration, spec, pattern, names, output, of_source, dtype)
 
 
 @app.command()

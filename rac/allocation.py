@@ -1,303 +1,150 @@
-"""Non-uniform sparsity at the same total: OWL by block, EvoPress by layer. Uniform is the default elsewhere.
+"""Non-uniform sparsity at the same total: which pattern each layer gets, by OWL or by EvoPress."""
 
-Shares are exact fractions, so that what one layer keeps more and another less adds up to nothing.
-"""
-
-import math
-import random
-from collections.abc import Callable, Sequence
+import itertools
+import tempfile
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
 
 import torch
-from torch.nn.functional import linear
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from rac import evopress, hessians, layers, owl, solvers, sources
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.models.skeleton import default_device
+from rac.variants import Allocation, Variant
 
-    from rac.sources import Sequence as Trace
-
-# ---- OWL
-
-NEARLY = Fraction(9, 10)  # how far of the way to 0 or 1 a block may go
-
-
-def wanda_scores(weight: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """|W_ij| · ‖x_j‖, what OWL looks for outliers in (arXiv 2310.05175, eq. 1).
-
-    Args:
-        weight: [out, in].
-        hessian: Σ x xᵀ [in, in], whose diagonal holds the squared norms, of the same scale in a whole block.
-    """
-    return weight.abs() * hessian.diagonal().sqrt().to(weight.dtype)
+Patterns = dict[str, str]  # a layer's name → pattern, as `rac.solve` takes it
 
 
-def outlier_ratio(scores: Sequence[torch.Tensor], times: float = 5.0) -> float:
-    """Share of a block's scores that exceed `times` their mean: D of arXiv 2310.05175, eq. 2.
+def by_owl(
+    model: Path,
+    located: Mapping[str, Path],
+    groups: list[dict],
+    terms: list[hessians.Term],
+    target: float,
+) -> tuple[Patterns, dict]:
+    """Shares of zeros by the outliers of each block (arXiv 2310.05175).
 
     Args:
-        scores: of all layers of one block, any shapes.
-        times: M of the paper.
+        model, located: the dense model's folder; tensor → file.
+        groups: those in scope, of `rac.linear.in_scope`.
+        terms: of the calibration.
+        target: share of zeros over all of them.
+
+    Returns:
+        A pattern for each layer; the outlier ratio of each block, for the record.
 
     Raises:
-        ValueError: there are no scores, or their mean is not finite.
+        RacError: a weight or Hessian is missing, damaged or not finite.
     """
-    count = sum(of_layer.numel() for of_layer in scores)
-    total = sum(of_layer.sum(dtype=torch.float64).item() for of_layer in scores)
-    if not count or not math.isfinite(total):
-        raise ValueError("a block's scores must be finite, and there must be some")
-    threshold = times * total / count
-    return sum(int((of_layer > threshold).sum()) for of_layer in scores) / count
+    ratios: list[float] = []
+    sizes: list[int] = []
+    names: list[list[str]] = []
+    for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+        combined, scores = hessians.combine(terms, block), []
+        names.append([])
+        for group in of_block:
+            for name in group["layers"]:
+                weight = layers.read(located, name, group["columns"], model)
+                scores.append(owl.wanda_scores(weight.float(), combined[group["name"]]))
+                names[-1].append(name)
+        try:
+            ratios.append(owl.outlier_ratio(scores))
+        except ValueError as problem:
+            raise RacError(f"block {block} of {model}: {problem}") from None
+        sizes.append(sum(of_layer.numel() for of_layer in scores))
+    shares = owl.owl(ratios, sizes, target)
+    patterns = {
+        name: _pattern(share)
+        for of_block, share in zip(names, shares, strict=True)
+        for name in of_block
+    }
+    return patterns, {"method": "owl", "outlier_ratios": ratios}
 
 
-def owl(
-    ratios: Sequence[float], sizes: Sequence[int], target: float, spread: float = 0.08
-) -> list[Fraction]:
-    """Sparsity of each block, the lower the more outliers it has (arXiv 2310.05175, section 4).
+def by_evopress(
+    model: Path,
+    located: Mapping[str, Path],
+    groups: list[dict],
+    terms: list[hessians.Term],
+    target: float,
+    variant: Variant,
+    asked: Allocation,
+    traces: Path,
+    dtype: str,
+    scratch: Path,
+) -> tuple[Patterns, dict]:
+    """Shares of zeros by a search for the least divergence from the dense model (arXiv 2410.14649).
 
-    As in the published code, densities are linear in the outlier ratios, the highest and the lowest
-    2 · `spread` apart. Here their mean is weighted by size, so that the zeros of all blocks are the target
-    exactly, and near 0 and 1 they are less far apart: no block goes further than nine tenths of the way.
+    Every layer is solved at all levels first, and waits in files: a step of the search is a pass of the
+    whole model, in memory, over some of the traces.
 
     Args:
-        ratios: of `outlier_ratio`, one a block.
-        sizes: weights of each block.
-        target: share of zeros over all blocks.
-        spread: λ of the paper.
+        model, located, groups, terms, target: as for `by_owl`.
+        variant: the solver and its options.
+        asked: how to search.
+        traces: sequences.safetensors of the source that is searched on.
+        dtype: what the model runs in.
+        scratch: a folder of a disk that holds each layer in scope nine times for a while.
+
+    Returns:
+        A pattern for each layer; the divergence of uniform shares and after each generation (nats a
+        token), for the record.
 
     Raises:
-        ValueError: ratios and sizes do not match, or the target is not between 0 and 1.
+        RacError: no trace has a decode token, or a layer has no solution.
     """
-    if len(ratios) != len(sizes) or not sizes or min(sizes) < 1:
-        raise ValueError(f"{len(ratios)} outlier ratios for {len(sizes)} blocks of sizes {sizes}")
-    goal, exact = _share(target), [Fraction(ratio) for ratio in ratios]
-    total = sum((ratio * size for ratio, size in zip(exact, sizes, strict=True)), Fraction())
-    above = [ratio - total / sum(sizes) for ratio in exact]
-    if not any(above):
-        return [goal] * len(above)
-    slope = 2 * _exact(spread) / (max(above) - min(above))
-    slope = min(slope, NEARLY * goal / max(above), NEARLY * (1 - goal) / -min(above))
-    return [goal - slope * by for by in above]
+    device = default_device()
+    levels = evopress.grid(target, asked.step)
+    read = [s for s in sources.read(traces) if len(s.token_ids) > max(s.prompt_length, 1)]
+    if not read:
+        raise RacError(f"{traces}: no trace has a decode token to search on")
+    options = {key: getattr(variant, key) for key in solvers.options_of(str(variant.solver))}
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        files = {}
+        for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+            combined = hessians.combine(terms, block)
+            for group in of_block:
+                name = group["name"]
+                try:
+                    hessian = combined.pop(name).to(device)
+                    prepared = solvers.prepare(hessian, str(variant.solver), **options)
+                    for name in group["layers"]:
+                        stored = layers.read(located, name, group["columns"], model)
+                        weight = stored.to(device, torch.float32)
+                        solved = {
+                            str(level): solvers.prune(
+                                weight, prepared, _pattern(share), str(variant.solver), **options
+                            )
+                            .weight.to("cpu", stored.dtype)
+                            .contiguous()
+                            for level, share in levels.items()
+                        }
+                        sizes[name] = stored.numel()
+                        files[name] = Path(folder) / f"{name}.safetensors"
+                        save_file(solved, files[name])
+                except ValueError as problem:
+                    raise RacError(f"layer {name}: {problem}") from None
 
+        def solution(name: str, level: int) -> torch.Tensor:
+            with safe_open(files[name], "pt") as stored:
+                return stored.get_tensor(str(level))
 
-# ---- EvoPress
-
-Assignment = tuple[int, ...]  # a level for each layer, 0 being the target
-Fitness = Callable[[Assignment, tuple[int, ...]], float]
-
-# Survivors of a selection, and its share of the samples: arXiv 2410.14649, which gives 64 offspring
-# 2,048, then 16,384, then 65,536 tokens.
-STAGES = ((8, Fraction(1, 32)), (2, Fraction(1, 4)), (1, Fraction(1)))
-TRIES = 50  # draws for an offspring that is new
-
-
-class Found(NamedTuple):
-    """What `evolve` ends with."""
-
-    assignment: Assignment
-    fitness: list[float]  # on all samples: of uniform sparsity, then after each generation
-
-
-def grid(target: float, step: float, reach: int = 4) -> dict[int, Fraction]:
-    """Levels of sparsity, target + k · step for k = −reach … reach, as far as they are between 0 and 1.
-
-    Raises:
-        ValueError: the target or the step is not between 0 and 1.
-    """
-    goal, by = _share(target), _share(step)
-    return {k: goal + k * by for k in range(-reach, reach + 1) if 0 < goal + k * by < 1}
-
-
-def evolve(
-    sizes: Sequence[int],
-    levels: Sequence[int],
-    fitness: Fitness,
-    samples: int,
-    generations: int,
-    seed: int,
-    offspring: int = 64,
-) -> Found:
-    """Search for the levels of least fitness at a constant number of zeros (arXiv 2410.14649, algorithm 1).
-
-    Every generation makes offspring of the best assignment so far, and selects in three stages: all
-    of them on a few samples drawn anew, the better ones on more, and the best ones, with their parent, on
-    all. So the fitness on all samples never grows. An offspring differs by one to three switches: a
-    layer goes one level up (or down), and others that have as many weights together one level down (or up).
-    In the paper's code a level is the same number of weights in each layer, so that any two can switch; here
-    it is the same share, and sizes are matched. A layer that no sum of others matches keeps its level.
-
-    Args:
-        sizes: weights of each layer.
-        levels: those that every layer is solved at, in steps of one, with 0 among them: `grid`'s keys.
-        fitness: of an assignment on some of the samples, by their numbers, the less the better; not a
-            number counts as infinite. It is asked once for the same assignment and samples.
-        samples: how many there are.
-        generations, offspring: how many; of a generation.
-        seed: what all draws hang on.
-
-    Raises:
-        ValueError: there are no layers, samples or offspring, or no level 0.
-    """
-    if not sizes or samples < 1 or offspring < 1 or 0 not in levels:
-        raise ValueError("a search needs layers, samples, offspring, and the level 0")
-    generator = random.Random(seed)
-    known: dict[tuple[Assignment, tuple[int, ...]], float] = {}
-
-    def measured(assignment: Assignment, chosen: tuple[int, ...]) -> float:
-        if (assignment, chosen) not in known:
-            value = fitness(assignment, chosen)
-            known[assignment, chosen] = math.inf if math.isnan(value) else value
-        return known[assignment, chosen]
-
-    everything = tuple(range(samples))
-    parent: Assignment = (0,) * len(sizes)
-    course = [measured(parent, everything)]
-    for _ in range(generations):
-        candidates = _offspring(parent, sizes, levels, offspring, generator)
-        for survivors, share in STAGES:
-            chosen = tuple(sorted(generator.sample(everything, math.ceil(share * samples))))
-            if chosen == everything and parent not in candidates:
-                candidates.insert(0, parent)  # of equals the first one stays
-            candidates = sorted(candidates, key=lambda one: measured(one, chosen))[:survivors]
-        parent = candidates[0]
-        course.append(measured(parent, everything))
-    return Found(parent, course)
-
-
-def _offspring(
-    parent: Assignment,
-    sizes: Sequence[int],
-    levels: Sequence[int],
-    count: int,
-    generator: random.Random,
-) -> list[Assignment]:
-    """Different mutations of a parent; fewer than `count` where no more are found."""
-    found: dict[Assignment, None] = {}
-    for _ in range(TRIES * count):
-        child = list(parent)
-        for _ in range(min(generator.randint(1, 3), generator.randint(1, 3))):
-            child = _switched(child, sizes, levels, generator)
-        if tuple(child) != parent:
-            found[tuple(child)] = None
-        if len(found) == count:
-            break
-    return list(found)
-
-
-def _switched(
-    child: list[int], sizes: Sequence[int], levels: Sequence[int], generator: random.Random
-) -> list[int]:
-    """A layer moved by one level and others against it; as it was if no sizes add up to the layer's."""
-    by = generator.choice((1, -1))
-    able = [i for i, level in enumerate(child) if level + by in levels]
-    if not able:
-        return child
-    one = generator.choice(able)
-    left, moved = sizes[one], list(child)
-    moved[one] += by
-    while left:
-        able = [
-            i
-            for i, level in enumerate(moved)
-            if i != one and sizes[i] <= left and level - by in levels
-        ]
-        if not able:
-            return child
-        other = generator.choice(able)
-        moved[other] -= by
-        left -= sizes[other]
-    return moved
-
-
-# ---- a fitness: the divergence from the dense model on traces
-
-LOGITS = 2**24  # numbers of logits in memory at once
-
-
-@torch.no_grad()
-def kl_divergence(dense_logits: torch.Tensor, logits: torch.Tensor) -> float:
-    """KL(dense ‖ compressed) = Σ p (log p − log q) in nats, the mean over tokens.
-
-    Log-probabilities are float32, or float64 if the logits are, and sums float64, over a few tokens at a
-    time. A token that both exclude (−∞) adds nothing. Infinite where q excludes what p does not, or the
-    compressed model's logits are not numbers.
-
-    Args:
-        dense_logits, logits: [tokens, vocabulary], any dtype.
-
-    Raises:
-        ValueError: shapes differ, there are no tokens, or the dense logits are not numbers.
-    """
-    if dense_logits.shape != logits.shape or logits.ndim != 2 or not logits.numel():
-        raise ValueError(
-            f"logits must be [tokens, vocabulary], not {list(dense_logits.shape)} and "
-            f"{list(logits.shape)}"
+        network = checkpoint.load_model(model, dtype)
+        chosen = read[: asked.sequences]
+        fitness = evopress.divergence(network, list(sizes), solution, chosen)
+        found = evopress.evolve(
+            list(sizes.values()), list(levels), fitness, len(chosen), asked.generations, asked.seed
         )
-    total, rows = 0.0, max(LOGITS // logits.shape[1], 1)
-    for start in range(0, len(logits), rows):
-        log_p, log_q = (
-            of.to(torch.promote_types(of.dtype, torch.float32)).log_softmax(-1)
-            for of in (dense_logits[start : start + rows], logits[start : start + rows])
-        )
-        if log_p.isnan().any():
-            raise ValueError("the dense model's logits are not numbers")
-        p = log_p.exp()
-        total += torch.where(p > 0, p * (log_p - log_q), 0).sum(dtype=torch.float64).item()
-    return math.inf if math.isnan(total) else max(total, 0.0) / len(logits)
+    patterns = {
+        name: _pattern(levels[level]) for name, level in zip(sizes, found.assignment, strict=True)
+    }
+    return patterns, {"method": "evopress", "divergence": found.fitness}
 
 
-@torch.no_grad()
-def divergence(
-    network: "PreTrainedModel",
-    names: Sequence[str],
-    solution: Callable[[str, int], torch.Tensor],
-    traces: "Sequence[Trace]",
-) -> Fitness:
-    """A fitness for `evolve`: the divergence from the dense model where decode tokens are predicted.
-
-    What the dense model says is kept as its last hidden states: logits are vocabulary / hidden size times
-    as large. Weights are put in place as they are asked for, and are anything afterwards.
-
-    Args:
-        network: the dense causal language model, whose logits are its output embedding's outputs.
-        names: of the layers, in the order of an assignment.
-        solution: the weight [out, in] of a layer at a level.
-        traces: the samples, token ids and prompt lengths, each with a decode token.
-    """
-    head = network.get_output_embeddings()
-    dense, present = head.weight.detach(), dict.fromkeys(names)  # detached, it stays as it is
-
-    def hidden(i: int) -> torch.Tensor:
-        token_ids = traces[i].token_ids[None, :-1].to(network.device)
-        states = network.base_model(input_ids=token_ids, use_cache=False)[0][0]
-        return states[max(traces[i].prompt_length, 1) - 1 :]
-
-    wanted = [hidden(i) for i in range(len(traces))]
-
-    @torch.no_grad()
-    def fitness(assignment: Assignment, samples: tuple[int, ...]) -> float:
-        for name, level in zip(names, assignment, strict=True):
-            if present[name] != level:
-                weight = network.get_parameter(f"{name}.weight")
-                weight.data = solution(name, level).to(weight)
-                present[name] = level
-        total, tokens, rows = 0.0, 0, max(LOGITS // len(dense), 1)
-        for i in samples:
-            for before, after in zip(wanted[i].split(rows), hidden(i).split(rows), strict=True):
-                logits = linear(before, dense, head.bias), head(after)
-                total += kl_divergence(*logits) * len(after)
-            tokens += len(wanted[i])
-        return total / tokens
-
-    return fitness
-
-
-def _exact(number: float) -> Fraction:
-    return Fraction(str(number))  # as written: 0.29 is 29/100
-
-
-def _share(number: float) -> Fraction:
-    """A number between 0 and 1, as written."""
-    if not 0 < number < 1:
-        raise ValueError(f"a share must be between 0 and 1, not {number}")
-    return _exact(number)
+def _pattern(share: Fraction) -> str:
+    return f"unstructured {float(share)!r}"

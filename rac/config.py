@@ -4,7 +4,6 @@ Names are identities: they stand in paths, so they are short, plain and checked 
 for reaches the rules as `params`, so an edited definition recomputes what hangs on it and nothing else.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Collection
@@ -12,9 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     PositiveInt,
     ValidationError,
@@ -22,41 +19,8 @@ from pydantic import (
 )
 
 from rac.errors import RacError
-
-NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True, "alps": True}
-
-# Folders beside those of models, calibrations and evals.
-STAGE_FOLDERS = {
-    *("figures", "benchmarks", "traces", "sources", "hessians", "requests"),
-    *("checkpoint", "runtime", "diagnostics"),
-}
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value) or value in {"none", "dense"}:
-        raise ValueError(
-            f"'{value}' cannot be a name: use letters, digits, '.', '_' and '-', starting with a letter "
-            "or digit ('none' and 'dense' are taken)"
-        )
-    return value
-
-
-def _beside_stages(value: str) -> str:
-    if value in STAGE_FOLDERS:
-        raise ValueError(f"'{value}' cannot be a name here: a stage's folder is called so")
-    return value
-
-
-Name = Annotated[str, AfterValidator(_name)]
-FolderName = Annotated[Name, AfterValidator(_beside_stages)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class Strict(BaseModel):
-    """Every part of the configuration: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from rac.schema import FolderName, Name, Strict, exactly_one, nearest
+from rac.variants import Variant
 
 
 class Sampling(Strict):
@@ -64,13 +28,6 @@ class Sampling(Strict):
 
     temperature: float = Field(0.6, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
-
-
-def _exactly_one(part: BaseModel, *keys: str) -> None:
-    given = [key for key in keys if getattr(part, key) is not None]
-    if len(given) != 1:
-        wanted = ", ".join(f"'{key}'" for key in keys)
-        raise ValueError(f"give exactly one of {wanted} (found {len(given)})")
 
 
 class Model(Strict):
@@ -88,7 +45,7 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _exactly_one(self, "embedded", "path", "hub")
+        exactly_one(self, "embedded", "path", "hub")
         _check_revision(self.hub, self.revision)
         return self
 
@@ -126,7 +83,7 @@ class Dataset(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _exactly_one(self, "embedded", "path", "hub")
+        exactly_one(self, "embedded", "path", "hub")
         _check_revision(self.hub, self.revision)
         return self
 
@@ -160,7 +117,7 @@ class Calibration(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _exactly_one(self, "sum", "share")
+        exactly_one(self, "sum", "share")
         weights = self.sum or self.share or {}
         if not weights or any(weight <= 0 for weight in weights.values()):
             raise ValueError("weights must be positive, and at least one source named")
@@ -172,123 +129,6 @@ class Calibration(Strict):
         """The sources (of those that are `known`) whose Hessians it adds up."""
         keys = self.sum or self.share or {}
         return sorted({key if key in known else key.rpartition(".")[0] for key in keys})
-
-
-class Scope(Strict):
-    """Which linear layers are compressed; the others stay dense."""
-
-    blocks: str = Field(
-        "all",
-        description="`all`, `first-third`, `middle-third`, `last-third`, or a range such as `0-11`",
-    )
-    projections: Literal["all", "attention", "mlp"] = "all"
-    lm_head: bool = Field(False, description="the output embedding too, where it is not tied")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        span = re.fullmatch(r"(\d+)-(\d+)", self.blocks)
-        thirds = ["first-third", "middle-third", "last-third"]
-        if not span and self.blocks not in ["all", *thirds]:
-            near = _nearest(self.blocks, ["all", *thirds])
-            raise ValueError(f"'{self.blocks}' is not known, nor a range such as '0-11'{near}")
-        if span and int(span[1]) > int(span[2]):
-            raise ValueError(f"'{self.blocks}' is an empty range")
-        return self
-
-
-class Quantize(Strict):
-    """Fewer bits for the weights of the layers in scope, after pruning if there is any."""
-
-    scheme: Literal["w4a16", "w8a8", "fp8"]
-    method: Literal["gptq", "rtn", "joint"] = Field(
-        "gptq",
-        description="`gptq`, `rtn` (round to nearest), or `joint`: in sparsegpt's own column loop",
-    )
-    group: PositiveInt = Field(128, description="w4a16: columns of a row that share a scale")
-
-
-class Variant(Strict):
-    """What is done to the weights. A list of sparsities expands into one cell each."""
-
-    solver: Literal["magnitude", "wanda", "sparsegpt", "alps", "structured"] | None = Field(
-        None, description="what prunes; left out where weights are quantized only"
-    )
-    pattern: str = Field(
-        "unstructured", description="`unstructured`, or n:m (n kept of m in a row)"
-    )
-    sparsity: list[Share] = Field(
-        [], description="shares of zeros; structured: of neurons and attention groups removed"
-    )
-    multiple: PositiveInt = Field(
-        128, description="structured: the width that is left is a multiple of this"
-    )
-    quantize: Quantize | None = None
-    scope: Scope = Scope()
-    damping: float = Field(0.01, gt=0, lt=1, description="share of the Hessian's mean diagonal")
-    block: PositiveInt = Field(
-        128, description="sparsegpt, gptq: columns whose mask is chosen together"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("sparsity"), (int, float)):
-            return {**value, "sparsity": [value["sparsity"]]}
-        return value
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        kept = re.fullmatch(r"(\d+):(\d+)", self.pattern)
-        if self.pattern != "unstructured" and not kept:
-            raise ValueError(
-                f"pattern '{self.pattern}' is neither 'unstructured' nor n:m such as '2:4'"
-            )
-        if kept and not 0 < int(kept[1]) < int(kept[2]) <= 32:
-            raise ValueError(f"pattern '{self.pattern}' needs 0 < n < m <= 32")
-        if kept and self.sparsity:
-            raise ValueError(f"pattern '{self.pattern}' fixes the sparsity: leave 'sparsity' out")
-        if self.solver is None:
-            self._check_unpruned(bool(kept))
-        elif not kept and not self.sparsity:
-            raise ValueError("pattern 'unstructured' needs 'sparsity', such as 0.5 or [0.4, 0.5]")
-        self._check_combinations(bool(kept))
-        return self
-
-    def _check_unpruned(self, n_of_m: bool) -> None:
-        if self.quantize is None:
-            raise ValueError("give 'solver', or 'quantize', or both")
-        if n_of_m or self.sparsity:
-            raise ValueError("'pattern' and 'sparsity' need a 'solver'")
-
-    def _check_combinations(self, n_of_m: bool) -> None:
-        if self.quantize and self.quantize.method == "joint" and self.solver != "sparsegpt":
-            raise ValueError("quantize.method 'joint' is a part of solver 'sparsegpt'")
-        if self.quantize and self.scope.lm_head:
-            raise ValueError(
-                "'quantize' leaves scope.lm_head out: vLLM loads a dense lm_head alone"
-            )
-        if self.solver == "structured" and (n_of_m or self.scope.lm_head or self.quantize):
-            raise ValueError(
-                "'structured' goes with 'sparsity' alone: no n:m, no scope.lm_head, no quantize"
-            )
-        if self.solver == "structured" and self.scope.blocks != "all":
-            raise ValueError("'structured' narrows all blocks alike: leave scope.blocks out")
-
-    @property
-    def sparsity_asked(self) -> float:
-        """The share of zeros, or of the width, that a single variant asks for."""
-        if self.sparsity:
-            return self.sparsity[0]
-        if self.solver is None:
-            return 0.0
-        kept, of = map(int, self.pattern.split(":"))
-        return (of - kept) / of
-
-    @property
-    def needs_hessian(self) -> bool:
-        """Whether a calibration makes a difference to it."""
-        rounded = self.quantize is None or self.quantize.method == "rtn"
-        return not rounded or self.solver not in (None, "magnitude")
 
 
 class Eval(Strict):
@@ -384,7 +224,7 @@ class Config(Strict):
         def known(where: str, name: str, *kinds: Any) -> None:
             names = [known for kind in kinds for known in kind]
             if name not in names:
-                raise ValueError(f"{where}: '{name}' is not defined{_nearest(name, names)}")
+                raise ValueError(f"{where}: '{name}' is not defined{nearest(name, names)}")
 
         known("run", self.run, self.runs)
         for name, source in self.sources.items():
@@ -406,6 +246,14 @@ class Config(Strict):
                     known(f"calibrations.{name}", whole, self.sources)
                     parts = source_parts(self.sources[whole].kind)
                     known(f"calibrations.{name}.{whole}", part, parts)
+        for name, variant in self.variants.items():
+            if searched := variant.allocation_source:
+                where = f"variants.{name}.allocation.source"
+                known(where, searched, self.sources)
+                if (kind := self.sources[searched].kind) != "traces":
+                    raise ValueError(
+                        f"{where}: source '{searched}' is of kind '{kind}', not 'traces'"
+                    )
         variants = self.variant_cells()
         for name, run in self.runs.items():
             for i, block in enumerate(run.cells):
@@ -434,11 +282,16 @@ class Config(Strict):
     def _check_held_out(self, name: str, run: Run) -> None:
         """What is measured on must not have been calibrated on: neither problems nor held-out rows."""
         seen = {
-            self.sources[source].dataset: (calibration, source)
+            self.sources[source].dataset: (f"calibration '{calibration}'", source)
             for block in run.cells
             for calibration in block.calibrations
             for source in self.calibrations[calibration].sources(self.sources)
         }
+        for block in run.cells:
+            for single in self.singles(block):
+                source = self.variant_cells()[single][1].allocation_source
+                if source:
+                    seen[self.sources[source].dataset] = f"variant '{single}'", source
         for entry in (entry for block in run.cells for entry in block.evals):
             dataset = self.evals[entry].dataset
             if dataset in seen:
@@ -448,9 +301,9 @@ class Config(Strict):
                 )
         for held in (run.heldout.thoughts, run.heldout.text) if run.heldout else ():
             if self.sources[held].dataset in seen:
-                calibration, source = seen[self.sources[held].dataset]
+                who, source = seen[self.sources[held].dataset]
                 raise ValueError(
-                    f"runs.{name}.heldout: calibration '{calibration}' uses source '{source}' or its "
+                    f"runs.{name}.heldout: {who} uses source '{source}' or its "
                     "dataset, which are to be held out"
                 )
 
@@ -458,13 +311,6 @@ class Config(Strict):
 def source_parts(kind: str) -> tuple[str, ...]:
     """The parts that a source's Hessians are stored in."""
     return {"text": ("text",), "prompts": ("prompt",), "traces": ("prompt", "decode")}[kind]
-
-
-def _nearest(word: str, words: Any) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return (
-        f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(words)) or 'none'}"
-    )
 
 
 def _model_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:
@@ -488,10 +334,10 @@ def _line(error: Any) -> str:
     where = ".".join(str(step) for step in location if step != "[key]")
     if error["type"] == "extra_forbidden":
         model = _model_at(location)
-        message = f"unknown key{_nearest(str(location[-1]), model.model_fields if model else [])}"
+        message = f"unknown key{nearest(str(location[-1]), model.model_fields if model else [])}"
     elif error["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        message = f"'{error['input']}' is not known{_nearest(str(error['input']), allowed)}"
+        message = f"'{error['input']}' is not known{nearest(str(error['input']), allowed)}"
     elif error["type"] == "missing":
         message = "this key is missing"
     elif not message.startswith(("give", "'")):

@@ -6,13 +6,16 @@ docs/planning.md derives the formulas. Imports no torch.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rac.config import Source, Variant, Workload, source_parts
+from rac.config import Source, Workload, source_parts
 from rac.errors import RacError
+from rac.variants import Variant
 
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 HOST = 700e6  # bytes of Python, torch and transformers, imported
 BATCH_TOKENS = 16384  # of rac.blocks, on a GPU
 LOGITS = 2**27  # of rac.diagnostics
+LEVELS = 9  # of rac.evopress
+SEARCHED = 6  # passes of all its samples in a generation: 64 / 32 + 8 / 4 + 2
 GROWTH = 128  # of rac.engines.transformers
 COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
 BLOCK_KERNELS = 40  # of a decoder block that decodes a token
@@ -188,27 +191,65 @@ def solve(solver: str, columns: int, rows: int) -> float:
     return max(preparing, solving)
 
 
-def compress(model: Shape, variant: Variant, device: Device) -> Cost:
-    """A checkpoint from stored Hessians, a layer at a time."""
+def compress(
+    model: Shape,
+    variant: Variant,
+    device: Device,
+    sources: Mapping[Source, int] | None = None,
+    trace: int = 0,
+) -> Cost:
+    """A checkpoint from stored Hessians, a layer at a time.
+
+    Args:
+        sources: of the calibration → tokens of the longest sequence; for variants that run them again.
+        trace: tokens of a trace that shares of zeros are searched on.
+    """
     solver = variant.solver or "gptq"
     peak = flops = columns = 0.0
+    times = LEVELS + 1 if trace else 1
     for group in model.groups:
         peak = max(peak, *(solve(solver, group.columns, rows) for rows in group.layers))
-        flops += SOLVERS[solver].cubes * group.columns**3
-        flops += SOLVERS[solver].squares * sum(group.layers) * group.columns**2
-        columns += group.columns * len(group.layers)
+        flops += SOLVERS[solver].cubes * group.columns**3 * (2 if trace else 1)
+        flops += SOLVERS[solver].squares * sum(group.layers) * group.columns**2 * times
+        columns += group.columns * len(group.layers) * times
     flops *= model.blocks
     seconds = flops / (device.float32_flops * device.compute_share)
     if solver in ("sparsegpt", "gptq"):
         seconds += model.blocks * columns * COLUMN_KERNELS * device.launch
     largest = max(group.columns for group in model.groups)
     squares = sum(group.columns**2 for group in model.groups)
+    host = HOST + 4 * squares + 4 * largest**2 + model.vocabulary * model.hidden * model.item
+    disk = model.weights * model.item
+    passes = 0.0  # FLOPs of running the model
+    if trace and variant.allocation:
+        asked = variant.allocation
+        whole = model.weights * model.item
+        peak = max(peak, whole + activations(model, trace) + 2 * trace * model.vocabulary * 4)
+        host, disk = (
+            max(host, HOST + whole),
+            disk + LEVELS * model.blocks * model.block * model.item,
+        )
+        samples = asked.generations * SEARCHED * asked.sequences
+        passes += 2 * model.weights * trace * samples
+    for source, longest in (sources or {}).items():
+        walked = hessians(model, source, longest, device)
+        peak, host = peak + walked.device, host + walked.host - HOST
+        if variant.propagation == "sequential":
+            passes += walked.flops
+        forward = 2 * model.blocks * model.block
+        passes += forward * source.tokens
+        if (
+            variant.reconstruct
+        ):  # each step a dense pass, one with the kept weights, and its way back
+            batch = min(max(BATCH_TOKENS, longest), source.tokens)
+            passes += 4 * forward * batch * variant.reconstruct.steps / len(sources or {})
+            passes += 3 * forward * source.tokens
     return Cost(
         device=peak,
-        host=HOST + 4 * squares + 4 * largest**2 + model.vocabulary * model.hidden * model.item,
-        disk=model.weights * model.item,
-        flops=flops,
-        seconds=seconds,
+        host=host,
+        disk=disk,
+        flops=flops + passes,
+        seconds=seconds + passes / (device.flops * device.compute_share),
     )
 
 

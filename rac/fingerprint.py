@@ -15,12 +15,13 @@ PACKAGE = Path(__file__).parent
 
 # Not followed: what definitions say reaches a stage as parameters, and the rest is only shown to the user.
 # Without this, every edit of the configuration's checks would recompute everything.
-APART = {"rac.config", "rac.errors", "rac.progress"}
+APART = {"rac.config", "rac.variants", "rac.schema", "rac.errors", "rac.progress"}
 
 # Not followed either, but named by the rule whose definition asks for them: a solver, a way to quantize, …
 CHOSEN = {
     *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
     *("rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized", "rac.models.narrow"),
+    *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct"),
 }
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))

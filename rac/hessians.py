@@ -5,6 +5,7 @@ and a calibration is a weighted sum of parts: no forward pass for a new mixture.
 source may be cut into shards, and the Hessians of its shards added.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -114,7 +115,7 @@ def add(folders: list[Path], output: Path) -> None:
     in_order = sorted(indexes.items(), key=lambda item: item[1]["shard"])
     parts: dict[str, list[Term]] = {
         part: [
-            Term(folder, index, part, 1, index["parts"][part]["tokens"])
+            Term("", folder, index, part, 1, index["parts"][part]["tokens"])
             for folder, index in in_order
         ]
         for part in one["parts"]
@@ -154,6 +155,7 @@ def _save_index(folder: Path, index: dict) -> None:
 class Term(NamedTuple):
     """One part of a source in a calibration's weighted sum."""
 
+    source: str
     folder: Path
     header: dict  # its index.json
     part: str
@@ -200,7 +202,7 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
                 f"'{key}': {folders[source]} holds {', '.join(index['parts'])} and no '{part}'"
             )
         found[key] = [
-            Term(folders[source], index, name, weight, index["parts"][name]["tokens"])
+            Term(source, folders[source], index, name, weight, index["parts"][name]["tokens"])
             for name in ([part] if part else index["parts"])
         ]
     first = next(iter(found.values()))[0]
@@ -215,6 +217,15 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
             scale = sum(tokens.values()) / tokens[key]
             found[key] = [term._replace(weight=term.weight * scale) for term in of_key]
     return found
+
+
+def token_weights(by_key: dict[str, list[Term]]) -> dict[tuple[str, str], float]:
+    """What a token counts in the calibration's sum, by source and part of it."""
+    weights: dict[tuple[str, str], float] = {}
+    for term in itertools.chain.from_iterable(by_key.values()):
+        key = term.source, term.part
+        weights[key] = weights.get(key, 0.0) + term.weight
+    return weights
 
 
 def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:

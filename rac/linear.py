@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from rac.config import Scope
 from rac.models.skeleton import decoder_blocks, output_embedding
+from rac.variants import Scope
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

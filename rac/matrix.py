@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from rac import __version__
 from rac.artifacts import sha256_json
-from rac.config import Config, Variant
+from rac.config import Config
 from rac.fingerprint import CHOSEN, STAGES, fingerprint
+from rac.variants import Variant
 
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
 
@@ -98,6 +99,8 @@ def restrict(config: Config) -> Config:
     if run.heldout:
         sources |= {run.heldout.thoughts, run.heldout.text}
     singles = {name for block in blocks for name in config.singles(block)}
+    cells = config.variant_cells()
+    sources |= {found for single in singles if (found := cells[single][1].allocation_source)}
     variants = {name for name in config.variants if singles & set(config.expanded(name))}
     datasets = {config.sources[name].dataset for name in sources}
     datasets |= {config.evals[name].dataset for name in used("evals")}

@@ -115,7 +115,15 @@ def _of_model(
         return costs.hessians(shape, config.sources[source], longest(source), device)
 
     def compress(cell: Cell) -> Cost:
-        return costs.compress(shape, variants[cell.variant][1], device)
+        variant, sources, trace = variants[cell.variant][1], {}, 0
+        if variant.needs_sequences and cell.calibration != "none":
+            used = config.calibrations[cell.calibration].sources(config.sources)
+            sources = {config.sources[name]: longest(name) for name in used}
+        if variant.allocation_source:
+            trace = round(
+                prompt + length * config.sources[variant.allocation_source].max_new_tokens
+            )
+        return costs.compress(shape, variant, device, sources, trace)
 
     measured = [config.sources[source] for source in heldout]
     return {

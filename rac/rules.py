@@ -114,6 +114,18 @@ def calibration_hessians(config: Config, wildcards: Any) -> list[str]:
     return [f"results/{wildcards.model}/hessians/{source}" for source in sources]
 
 
+def compress_sequences(config: Config, wildcards: Any) -> list[str]:
+    """The sequences that a variant runs through the model, beside the calibration's Hessians."""
+    variant = config.variant_cells()[wildcards.variant][1]
+    sources = [variant.allocation_source] if variant.allocation_source else []
+    if variant.needs_sequences and wildcards.calibration != "none":
+        sources += config.calibrations[wildcards.calibration].sources(config.sources)
+    return [
+        f"results/{wildcards.model}/sources/{source}/sequences.safetensors"
+        for source in dict.fromkeys(sources)
+    ]
+
+
 def calibration_spec(config: Config, wildcards: Any) -> str:
     """A calibration's weights as JSON; null where a solver needs no Hessian."""
     if wildcards.calibration == "none":
@@ -141,6 +153,14 @@ def compress_code(config: Config, wildcards: Any) -> str:
         chosen.append("rac.models.narrow")
     if variant.quantize:
         chosen += ["rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized"]
+    if variant.quantize and variant.quantize.smooth:
+        chosen.append("rac.smooth")
+    if variant.allocation:
+        chosen.append("rac.allocation")
+    if variant.needs_sequences:
+        chosen.append("rac.propagation")
+    if variant.reconstruct:
+        chosen.append("rac.reconstruct")
     return stage("compress", *chosen)
 
 

@@ -2,6 +2,7 @@ rule compress:
     input:
         model="resources/models/{model}",
         hessians=ask("calibration_hessians"),
+        sequences=ask("compress_sequences"),
     output:
         directory("results/{model}/{calibration}/{variant}/checkpoint"),
     log:
@@ -15,13 +16,17 @@ rule compress:
         spec=ask("variant_spec"),
         calibration=ask("calibration_spec"),
         pattern=ask("variant_pattern"),
+        dtype=ask("dtype"),
         hessians=lambda wildcards, input: [
             f"--hessians={path}" for path in input.hessians
+        ],
+        sequences=lambda wildcards, input: [
+            f"--sequences={path}" for path in input.sequences
         ],
         code=ask("compress_code"),
     shell:
         "python -m rac compress --spec {params.spec:q} --calibration-spec {params.calibration:q}"
         " --pattern {params.pattern:q} --model-name {wildcards.model}"
         " --calibration-name {wildcards.calibration} --variant-name {wildcards.variant}"
-        " --model {input.model:q} {params.hessians:q}"
+        " --dtype {params.dtype} --model {input.model:q} {params.hessians:q} {params.sequences:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -6,16 +6,17 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import rac
-from rac import hessians
+from rac import evopress, hessians, sources
 from rac.artifacts import read_json
 from rac.compress import compress
-from rac.config import Calibration, Scope, Variant
+from rac.config import Calibration
 from rac.errors import RacError
 from rac.linear import in_scope
 from rac.models import checkpoint, weights
+from rac.variants import Scope, Variant
 
 RAC = Calibration(sum={"traces.prompt": 1, "traces.decode": 1})
 NAMES = {"model": "tiny", "calibration": "rac", "variant": "v"}
@@ -179,6 +180,18 @@ def test_imports_stay_cheap():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'solver'"):
         rac.solver  # noqa: B018
+
+
+@pytest.fixture
+def random_phi():
+    """A random Phi of 2 blocks, where one norm feeds attention and MLP."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "phi",
+        **{"vocab_size": 768, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "max_position_embeddings": 128, "initializer_range": 0.2},
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.fixture
@@ -368,4 +381,131 @@ def test_nothing_to_remove_is_one_line(tiny_model, tiny_hessians, tmp_path):
     definition = {"solver": "structured", "sparsity": 0.3, "scope": {"projections": "attention"}}
     with pytest.raises(RacError, match="removes nothing: ask for a larger share"):
         compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def sequences_of(stored):
+    """The sequences that the tiny model's Hessians were taken over, by source."""
+    folder = stored["traces"].parent.parent / "sources"
+    return {source: folder / source / "sequences.safetensors" for source in stored}
+
+
+def compress_with_sequences(definition, model, stored, output):
+    variant = Variant(solver="sparsegpt", sparsity=0.5, **definition)
+    pattern, sequences = "unstructured 0.5", sequences_of(stored)
+    compress(model, stored, RAC, variant, pattern, NAMES, output, sequences, "float32")
+    return read_json(output / "compression.json")
+
+
+def test_sequential_blocks_are_solved_by_what_compressed_ones_give(
+    tiny_model, tiny_hessians, tmp_path
+):
+    definition = {"propagation": "sequential"}
+    record = compress_with_sequences(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    compress_with_sequences({}, tiny_model, tiny_hessians, tmp_path / "dense")
+    ours, dense = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "dense"))
+    for name, weight in ours.items():
+        assert torch.equal(weight, dense[name]) == (
+            "layers.1" not in name or "proj.weight" not in name
+        )
+    # The second block again, by hand: the first one compressed, and the second still dense.
+    network = checkpoint.load_model(tmp_path / "out", "float32")
+    before = checkpoint.load_model(tiny_model, "float32")
+    network.model.layers[1].load_state_dict(before.model.layers[1].state_dict())
+    entries = {layer["name"]: layer for layer in record["layers"]}
+    for kind in ("self_attn.o_proj", "mlp.down_proj"):
+        name, seen = f"model.layers.1.{kind}", []
+        layer = network.get_submodule(name)
+        layer.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0][0]))
+        with torch.no_grad():
+            for sequence in sources.read(sequences_of(tiny_hessians)["traces"]):
+                network(input_ids=sequence.token_ids[None])
+        x = torch.cat(seen)
+        error = rac.solvers.relative_error(layer.weight.data, ours[f"{name}.weight"], x.T @ x)
+        assert error == pytest.approx(entries[name]["relative_error"], rel=1e-3)
+
+
+def test_a_fit_of_kept_weights_is_in_the_checkpoint_and_the_record(
+    tiny_model, tiny_hessians, tmp_path
+):
+    fit = {"reconstruct": {"steps": 50, "learning_rate": 0.003}}
+    record = compress_with_sequences(fit, tiny_model, tiny_hessians, tmp_path / "out")
+    compress_with_sequences({}, tiny_model, tiny_hessians, tmp_path / "plain")
+    fitted, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "plain"))
+    for layer in record["layers"]:
+        name = f"{layer['name']}.weight"
+        assert torch.equal(fitted[name] == 0, plain[name] == 0)
+        assert not torch.equal(fitted[name], plain[name])
+    assert [part["part"].rpartition(".")[2] for part in record["reconstruction"]] == [
+        *("self_attn", "mlp", "self_attn", "mlp")
+    ]
+    assert all(part["after"] < part["before"] for part in record["reconstruction"])
+    assert "fitted again" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["owl", "evopress"])
+def test_shares_of_zeros_differ_at_the_same_total(tiny_model, tiny_hessians, tmp_path, method):
+    asked = {"method": method}
+    if method == "evopress":
+        asked |= {"source": "traces", "sequences": 3, "step": 0.1, "generations": 4}
+    record = compress_with_sequences(
+        {"allocation": asked}, tiny_model, tiny_hessians, tmp_path / "out"
+    )
+    assert len({round(layer["sparsity"], 2) for layer in record["layers"]}) > 1
+    assert record["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert record["allocation"]["method"] == method
+    assert method in (tmp_path / "out/README.md").read_text()
+    if method == "evopress":  # the search saw the very model that was written
+        fitness = evopress.divergence(
+            checkpoint.load_model(tiny_model, "float32"),
+            names := [layer["name"] for layer in record["layers"]],
+            lambda name, level: load_file(tmp_path / "out/model.safetensors")[f"{name}.weight"],
+            sources.read(sequences_of(tiny_hessians)["traces"])[:3],
+        )
+        divergence = fitness((0,) * len(names), (0, 1, 2))
+        assert divergence == pytest.approx(record["allocation"]["divergence"][-1], rel=1e-4)
+
+
+def test_smoothed_norms_and_weights_cancel(tiny_model, tiny_hessians, tmp_path):
+    definition = {"quantize": {"scheme": "w8a8", "method": "rtn", "smooth": 0.8}}
+    record = compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    loaded = checkpoint.load_model(tmp_path / "out", "float32")
+    dense = checkpoint.load_model(tiny_model, "float32")
+    for group in in_scope(read_json(tiny_model / "model.json")["linear_groups"], Scope()):
+        factors = 1.0
+        if group["norm"]:
+            before, after = (x.get_submodule(group["norm"]).weight for x in (dense, loaded))
+            factors = (before / after).detach()
+            assert (factors - 1).abs().max() > 0.1
+        for name in group["layers"]:
+            weight = loaded.get_submodule(name).weight.detach() / factors
+            torch.testing.assert_close(
+                weight, dense.get_submodule(name).weight.detach(), rtol=0, atol=0.01
+            )
+    assert all(layer["relative_error"] < 1e-3 for layer in record["layers"])
+    assert "smoothed" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_norm_that_feeds_layers_out_of_scope_is_not_smoothed(
+    random_phi, save_model, write_sequences, tmp_path
+):
+    folder = save_model(random_phi, tmp_path / "model")
+    sequences = write_sequences(tmp_path / "s", folder, "traces", [60, 30])
+    hessians.accumulate(folder, sequences, "float32", tmp_path / "h")
+    definition = {
+        "quantize": {"scheme": "w8a8", "smooth": 0.8},
+        "scope": {"projections": "mlp"},
+    }
+    compress_by(definition, folder, {"traces": tmp_path / "h"}, tmp_path / "out")
+    before, after = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "out"))
+    for name in (name for name in before if "layernorm" in name):
+        assert torch.equal(before[name], after[name])
+
+
+def test_missing_sequences_are_one_line(tiny_model, tiny_hessians, tmp_path):
+    variant = Variant(solver="sparsegpt", sparsity=0.5, propagation="sequential")
+    with pytest.raises(RacError, match="no sequences were given of source 'traces'"):
+        compress(
+            tiny_model, tiny_hessians, RAC, variant, "unstructured 0.5", NAMES, tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()

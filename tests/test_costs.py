@@ -8,9 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rac import costs
-from rac.config import Source, Variant, Workload
+from rac.config import Source, Workload
 from rac.costs import H100
 from rac.errors import RacError
+from rac.variants import Variant
 
 MEDIUM = {
     "hidden_size": 384,

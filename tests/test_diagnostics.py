@@ -5,9 +5,9 @@ from torch.nn.functional import log_softmax
 from rac import diagnostics, hessians, sources
 from rac.artifacts import read_json
 from rac.compress import compress
-from rac.config import Variant
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
+from rac.variants import Variant
 
 LENGTHS = [40, 17, 3, 64, 1]
 

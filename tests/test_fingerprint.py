@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rac import fingerprint
-from rac.config import NEEDS_HESSIAN
+from rac.solvers import NEEDS_HESSIAN
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rac.config import Scope
 from rac.linear import decoder_groups, groups, in_scope
 from rac.models import weights
 from rac.models.skeleton import skeleton
+from rac.variants import Scope
 
 SMALL = {
     "vocab_size": 64,

@@ -80,6 +80,7 @@ def test_a_larger_run_takes_more():
 def test_what_does_not_fit_is_marked(llama_70b):
     def large(values):
         values["models"] = {"large": {"path": "large"}}
+        values["runs"] = {"demo": values["runs"]["demo"]}
         for block in values["runs"]["demo"]["cells"]:
             block["models"] = ["large"]
         values["variants"]["sparsegpt"]["sparsity"] = [0.5, 0.3, 0.4, 0.6]

@@ -122,6 +122,62 @@ def test_code_that_a_variant_does_not_use_is_not_its_own(settings, monkeypatch, 
     assert {variant for variant in variants if before[variant] != after[variant]} == users
 
 
+REFINED = {
+    "plain": {},
+    "smooth": {"solver": None, "sparsity": [], "quantize": {"scheme": "fp8", "smooth": 0.8}},
+    "owl": {"allocation": {"method": "owl"}},
+    "evopress": {"allocation": {"method": "evopress", "source": "traces"}},
+    "sequential": {"propagation": "sequential"},
+    "reconstruct": {"reconstruct": {}},
+}
+
+
+@pytest.fixture
+def refined():
+    variants = {
+        name: {"solver": "sparsegpt", "sparsity": 0.5} | more for name, more in REFINED.items()
+    }
+    return config.validate(VALUES | {"variants": VALUES["variants"] | variants})
+
+
+def test_sequences_are_inputs_where_they_are_run(refined):
+    def asked(variant, calibration="c4"):
+        wildcards = Wildcards(model="reasoner", calibration=calibration, variant=variant)
+        return [path.split("/")[3] for path in rules.compress_sequences(refined, wildcards)]
+
+    assert asked("plain-0.5") == asked("owl-0.5") == asked("smooth") == []
+    assert asked("evopress-0.5") == asked("evopress-0.5", "rac") == ["traces"]
+    assert asked("sequential-0.5") == asked("reconstruct-0.5") == ["c4"]
+    assert asked("sequential-0.5", "rac") == ["traces"]
+
+
+@pytest.mark.parametrize(
+    ("module", "users"),
+    [
+        ("rac.smooth", {"smooth"}),
+        ("rac.owl", {"owl", "evopress"}),
+        ("rac.evopress", {"owl", "evopress"}),
+        ("rac.propagation", {"sequential", "reconstruct"}),
+        ("rac.reconstruct", {"reconstruct"}),
+    ],
+)
+def test_refinements_change_only_who_asks_for_them(refined, monkeypatch, module, users):
+    def codes():
+        found = {}
+        for name in REFINED:
+            variant = name if name == "smooth" else f"{name}-0.5"
+            found[name] = rules.compress_code(refined, Wildcards(variant=variant))
+        return found
+
+    before, read = codes(), fingerprint._read
+    edited = fingerprint._module(module)
+    monkeypatch.setattr(
+        fingerprint, "_read", lambda file: ("edited", ()) if file == edited else read(file)
+    )
+    after = codes()
+    assert {name for name in REFINED if before[name] != after[name]} == users
+
+
 def test_a_stage_sees_only_the_keys_that_it_reads(settings):
     asked = Wildcards(model="reasoner")
     whole = rules.spec(settings, "models", "model")(asked)

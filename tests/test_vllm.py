@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from rac.compress import compress
-from rac.config import Calibration, Variant
+from rac.config import Calibration
 from rac.hessians import accumulate
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS
+from rac.variants import Variant
 
 pytestmark = [
     pytest.mark.vllm,

@@ -4,7 +4,8 @@ import importlib.metadata
 import json
 
 from rac import __version__
-from rac.config import Calibration, Variant
+from rac.config import Calibration
+from rac.variants import Variant
 
 CARD = """---
 library_name: transformers
@@ -32,7 +33,7 @@ error does not promise it.
 
 - solver: {solver}, pattern `{pattern}`{options}
 - calibration: {calibration}
-- dense weights: SHA-256 `{dense_sha256}`
+{more}- dense weights: SHA-256 `{dense_sha256}`
 - these weights: SHA-256 `{weights_sha256}`
 - rac {version}, torch {torch}
 
@@ -78,6 +79,7 @@ def write(record: dict, calibration: Calibration | None, variant: Variant) -> st
             "what": _what(record, variant),
             "promise": PROMISES[_kind(variant)],
             "calibration": _calibration(record, calibration),
+            "more": "".join(f"- {line}\n" for line in _more(record, variant)),
             "scope": _scope(variant),
             "version": __version__,
             "torch": importlib.metadata.version("torch"),
@@ -117,6 +119,29 @@ def _what(record: dict, variant: Variant) -> str:
     if variant.quantize:
         said += f"{' and' if said else ' with'} the weights rounded to {variant.quantize.scheme}"
     return said
+
+
+def _more(record: dict, variant: Variant) -> list[str]:
+    """What is not as usual."""
+    lines = []
+    if variant.propagation == "sequential":
+        lines.append("each block was solved by what the compressed blocks before it give")
+    if variant.allocation:
+        lines.append(f"shares of zeros differ between layers, by {variant.allocation.method}")
+    if variant.reconstruct:
+        gains = record["reconstruction"]
+        before, after = (
+            sum(part[key] for part in gains) / len(gains) for key in ("before", "after")
+        )
+        lines.append(
+            "kept weights were fitted again to the outputs of attention and MLP: mean relative error "
+            f"{after:.4g} instead of {before:.4g}"
+        )
+    if variant.quantize and variant.quantize.smooth:
+        lines.append(
+            f"activations were smoothed by SmoothQuant, strength {variant.quantize.smooth:g}"
+        )
+    return lines
 
 
 def _error(error: float | None) -> str:

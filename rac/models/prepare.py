@@ -49,13 +49,14 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
 
 def _record(folder: Path, dtype: str) -> dict:
     from rac.linear import groups
-    from rac.models.checkpoint import load_model, load_tokenizer, stop_tokens
+    from rac.models.checkpoint import load_tokenizer, stop_tokens
+    from rac.models.skeleton import skeleton
 
     load_tokenizer(folder)  # what is wrong with it is said here, not hours later
     stop_tokens(folder)
     return {
         "weights_sha256": weights.sha256(folder),
-        "linear_groups": groups(load_model(folder, dtype)),
+        "linear_groups": groups(skeleton(folder, dtype)),
         **weights.size(folder),
     }
 

@@ -84,7 +84,7 @@ def test_cut_weights_are_named_with_the_user_s_folder(source, tmp_path):
     file = source / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-50])
     said = failing(Model(path=source, dtype="float32"), tmp_path / "out")
-    assert said.startswith(f"models.mine: cannot load the checkpoint {source}: ")
+    assert said.startswith(f"models.mine: {file} is damaged: ")
 
 
 def test_an_unreachable_hub_names_the_way_without_a_network(tmp_path, monkeypatch):
