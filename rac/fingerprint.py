@@ -21,7 +21,7 @@ APART = {"rac.config", "rac.variants", "rac.schema", "rac.errors", "rac.progress
 CHOSEN = {
     *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
     *("rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized", "rac.models.narrow"),
-    *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct"),
+    *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct", "rac.select"),
 }
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))
