@@ -73,9 +73,14 @@ def paired_difference(
             f"{len(means_b.keys() - means_a.keys())} only in the second"
         )
     difference, se = _mean(np.array([means_a[key] - means_b[key] for key in means_a]))
+    half = half_width(se, len(means_a))
+    return Difference(difference, se, difference - half, difference + half)
+
+
+def half_width(se: float, problems: int) -> float:
+    """Half of a 95 % t-interval: t(problems − 1) · se; NaN where the standard error is."""
     if math.isnan(se):
-        return Difference(difference, se, math.nan, math.nan)
+        return math.nan
     from scipy.special import stdtrit  # the t quantile, without scipy.stats' slow import
 
-    half = float(stdtrit(len(means_a) - 1, 0.975)) * se
-    return Difference(difference, se, difference - half, difference + half)
+    return float(stdtrit(problems - 1, 0.975)) * se

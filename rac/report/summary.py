@@ -13,7 +13,8 @@ from typing import Any
 
 from rac.artifacts import read_json, read_jsonl, write_text
 from rac.errors import RacError
-from rac.evaluate.statistics import Difference, paired_difference
+from rac.evaluate.statistics import Difference, half_width, paired_difference
+from rac.report.paper import printed
 
 METRICS = (
     "problems",
@@ -47,6 +48,10 @@ COLUMNS = (
     "accuracy_difference_se",
     "accuracy_difference_low",
     "accuracy_difference_high",
+    "paper_accuracy",
+    "paper_difference",
+    "paper_difference_low",
+    "paper_difference_high",
     "finished",
     "finished_se",
     "tokens_mean",
@@ -131,6 +136,7 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     if cell["metrics"]:
         metrics = read_json(cell["metrics"])
         row |= {key: metrics[key] for key in METRICS}
+        row |= _beside_paper(cell, metrics)
     if cell["generation"]:
         row["seconds_generate"] = read_json(cell["generation"])["seconds"]
     if cell["scores"] and cell["dense_scores"]:
@@ -153,6 +159,22 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     if cell["runtime"]:
         row |= _runtime(read_json(cell["runtime"]))
     return row
+
+
+def _beside_paper(cell: dict, metrics: dict) -> dict[str, Any]:
+    """The paper's accuracy, and how far ours is above it: the interval is of ours alone."""
+    key = cell["model"], cell["calibration"], cell["variant"], cell["eval"]
+    theirs = printed("accuracy").get(key)
+    if theirs is None:
+        return {}
+    difference, se = metrics["accuracy"] - theirs, metrics["accuracy_se"]
+    reach = math.nan if se is None else half_width(se, metrics["problems"])
+    return {
+        "paper_accuracy": theirs,
+        "paper_difference": difference,
+        "paper_difference_low": difference - reach,
+        "paper_difference_high": difference + reach,
+    }
 
 
 def _runtime(measured: dict) -> dict[str, Any]:
