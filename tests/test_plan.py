@@ -121,6 +121,7 @@ def test_what_is_here_is_known(tmp_path, monkeypatch):
     def own(values):
         values["datasets"]["own"] = {"path": "own.jsonl"}
         values["models"] |= {"folder": {"path": "folder"}, "absent": {"path": "absent"}}
+        values["runs"] = {"demo": values["runs"]["demo"]}
 
     monkeypatch.chdir(tmp_path)
     for file, content in (
@@ -130,7 +131,9 @@ def test_what_is_here_is_known(tmp_path, monkeypatch):
         Path(file).parent.mkdir(parents=True)
         Path(file).write_text(json.dumps(content))
     settings = _demo(own)
-    assert plan.known_models(settings) == {"reasoner": REASONER, "folder": {"hidden_size": 8}}
+    known = plan.known_models(settings)
+    assert (known["reasoner"], known["folder"]) == (REASONER, {"hidden_size": 8})
+    assert known["qwen3-8b"]["num_hidden_layers"] == 36 and "absent" not in known
     rows = plan.known_rows(settings)
     assert (rows["own"], rows["problems-test"]) == (7, 200) and "c4-heldout" not in rows
 

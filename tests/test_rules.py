@@ -1,5 +1,6 @@
 """What the rules ask of the configuration, and what makes a rule run again."""
 
+import copy
 import json
 import os
 import re
@@ -44,7 +45,8 @@ def test_a_definition_comes_back_from_its_json(settings):
 
 def test_threads_are_no_part_of_a_model_s_definition():
     def spec(threads):
-        values = VALUES | {"models": {"reasoner": {"embedded": "reasoner", "threads": threads}}}
+        values = copy.deepcopy(VALUES)
+        values["models"]["reasoner"]["threads"] = threads
         return rules.spec(config.validate(values), "models", "model")(Wildcards(model="reasoner"))
 
     assert spec(1) == spec(2)
@@ -53,7 +55,9 @@ def test_threads_are_no_part_of_a_model_s_definition():
 
 def test_threads_of_a_job(settings):
     assert rules.ask(settings, "threads")(Wildcards(model="reasoner")) == 1
-    free = config.validate(VALUES | {"models": {"reasoner": {"embedded": "reasoner"}}})
+    values = copy.deepcopy(VALUES)
+    del values["models"]["reasoner"]["threads"]
+    free = config.validate(values)
     assert rules.threads(free, Wildcards(model="reasoner")) == os.cpu_count()
 
 
