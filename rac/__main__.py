@@ -53,12 +53,17 @@ File = Annotated[Path, typer.Option()]
 
 @app.command()
 def dataset(
-    spec: Annotated[Any, definition(definitions.Dataset)], name: Name, output: Output
+    spec: Annotated[Any, definition(definitions.Dataset)],
+    name: Name,
+    output: Output,
+    without: Annotated[
+        list[Path], typer.Option(help="data.jsonl of datasets to be apart from")
+    ] = [],  # noqa: B006
 ) -> None:
     """Rows of problems or documents."""
     from rac.datasets.prepare import prepare_dataset
 
-    prepare_dataset(spec, name, output)
+    prepare_dataset(spec, name, output, {file.parent.name: file for file in without})
 
 
 @app.command()
@@ -95,11 +100,12 @@ def sources(
     dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     output: Output,
     traces: Annotated[Path | None, typer.Option(help="traces.jsonl.zst, for kind traces")] = None,
+    other_model: Annotated[Path | None, typer.Option(help="whose traces, if another's")] = None,
 ) -> None:
     """Token sequences of a source."""
     from rac.sources import write_sequences
 
-    write_sequences(spec, name, model, dataset, traces, output)
+    write_sequences(spec, name, model, dataset, traces, output, other_model)
 
 
 @app.command()

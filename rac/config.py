@@ -47,6 +47,10 @@ class Model(Strict):
     )
     tensor_parallel: PositiveInt = Field(1, description="vllm: GPUs that share each layer")
     sampling: Sampling = Sampling()
+    system: str | None = Field(None, description="a system prompt before every problem")
+    thinking: bool | None = Field(
+        None, description="the chat template's switch enable_thinking, where it has one"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -66,7 +70,7 @@ class Columns(Strict):
     """Which columns of a foreign dataset hold what; only those that its users need."""
 
     problem: str = "problem"
-    answer: str = "answer"
+    answer: str | None = Field("answer", description="null where there is none to grade by")
     text: str = "text"
 
 
@@ -77,10 +81,15 @@ class Dataset(Strict):
     path: Path | None = Field(None, description="a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file")
     hub: str | None = Field(None, description="a dataset of the hub, as owner/name")
     revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
-    subset: str | None = Field(None, description="the hub dataset's configuration")
-    split: str = "train"
+    files: list[str] | None = Field(
+        None, description="files of `hub`, or patterns such as data/train-*.parquet"
+    )
+    split: str | None = Field(None, description="of `embedded`")
     kind: Literal["problems", "documents"] = "problems"
     columns: Columns = Columns()
+    without: list[Name] = Field(
+        [], description="datasets whose problems are dropped from this one, and counted"
+    )
     rows: PositiveInt | None = Field(
         None, description="how many rows, in a seeded order; all if left out"
     )
@@ -90,13 +99,39 @@ class Dataset(Strict):
     def _check(self) -> Self:
         exactly_one(self, "embedded", "path", "hub")
         _check_revision(self.hub, self.revision)
+        for key, goes_with in (("files", "hub"), ("split", "embedded")):
+            if (getattr(self, key) is None) != (getattr(self, goes_with) is None):
+                raise ValueError(f"'{key}' goes with '{goes_with}'")
+        if self.without and self.kind != "problems":
+            raise ValueError("'without' is for datasets of problems")
         return self
+
+
+class TracesOf(Strict):
+    """Traces that are there already, or another model's: off-policy."""
+
+    source: Name = Field(description="a source of traces")
+    model: Name | None = Field(None, description="whose traces; the model's own if left out")
+
+
+class Select(Strict):
+    """Which traces are taken; those that meet all of it."""
+
+    correct: bool | None = Field(None, description="by the answer; an unfinished trace is wrong")
+    finished: bool | None = None
+    tokens: tuple[int, int] | None = Field(None, description="fewest and most decode tokens")
+    difficulty: tuple[float, float] | None = Field(
+        None, description="lowest and highest share of a problem's traces that are wrong"
+    )
+    order: Literal["shortest", "longest"] | None = Field(None, description="those first")
 
 
 class Source(Strict):
     """Token sequences that a Hessian is taken over."""
 
-    kind: Literal["text", "prompts", "traces"]
+    kind: Literal["text", "prompts", "traces", "solutions"] = Field(
+        description="`solutions`: prompts with the dataset's own solutions, for which no model is run"
+    )
     dataset: Name
     tokens: PositiveInt = Field(
         description="the budget; the last sequence is cut to meet it exactly"
@@ -105,12 +140,22 @@ class Source(Strict):
     prompt: str = Field("{problem}", description="prompts, traces: what the user says")
     max_new_tokens: PositiveInt = Field(8192, description="traces: where a thought is cut")
     batch: PositiveInt = Field(64, description="traces: samples generated together")
+    samples: PositiveInt = Field(1, description="traces: of each problem")
+    traces_of: TracesOf | None = Field(None, description="traces: of another source or model")
+    select: Select | None = Field(None, description="traces: which of them")
+    solution: str = Field("solution", description="solutions: the dataset's column")
     seed: int = 0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if "{problem}" not in self.prompt:
             raise ValueError("'prompt' must contain {problem}")
+        if self.kind != "traces" and (self.traces_of or self.select or self.samples > 1):
+            raise ValueError("'samples', 'traces_of' and 'select' are for sources of kind 'traces'")
+        if self.select and not self.traces_of:
+            raise ValueError(
+                "'select' chooses among traces that are there: name their source in 'traces_of'"
+            )
         return self
 
 
@@ -240,8 +285,31 @@ class Config(Strict):
                     f"sources.{name}: kind '{source.kind}' needs a dataset of kind '{wanted}', "
                     f"and '{source.dataset}' holds {self.datasets[source.dataset].kind}"
                 )
+            if source.traces_of:
+                where, other = f"sources.{name}.traces_of", source.traces_of
+                known(f"{where}.source", other.source, self.sources)
+                if other.model:
+                    known(f"{where}.model", other.model, self.models)
+                first = self.sources[other.source]
+                if first.kind != "traces" or first.traces_of or first.dataset != source.dataset:
+                    raise ValueError(
+                        f"{where}.source: '{other.source}' must be a source of traces that are "
+                        f"generated, on dataset '{source.dataset}'"
+                    )
+            if source.select and self.datasets[source.dataset].columns.answer is None:
+                raise ValueError(f"sources.{name}.select: '{source.dataset}' has no answers")
+        for name, dataset in self.datasets.items():
+            for apart in dataset.without:
+                known(f"datasets.{name}.without", apart, self.datasets)
+                if self.datasets[apart].kind != "problems" or self.datasets[apart].without:
+                    raise ValueError(
+                        f"datasets.{name}.without: '{apart}' must hold problems, and have no "
+                        "'without' of its own"
+                    )
         for name, evaluation in self.evals.items():
             known(f"evals.{name}.dataset", evaluation.dataset, self.datasets)
+            if self.datasets[evaluation.dataset].columns.answer is None:
+                raise ValueError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
         for name, calibration in self.calibrations.items():
             for key in calibration.sum or calibration.share or {}:
                 whole, _, part = key.rpartition(".")
@@ -304,6 +372,14 @@ class Config(Strict):
                     f"runs.{name}: eval '{entry}' asks dataset '{dataset}', which source "
                     f"'{seen[dataset][1]}' calibrates on"
                 )
+            for other in sorted(seen):
+                of = self.datasets[other]
+                apart = of.kind == "documents" or dataset in of.without
+                if not apart and not (of.embedded and self.datasets[dataset].embedded):
+                    raise ValueError(
+                        f"datasets.{other}.without: add '{dataset}', so that no problem that eval "
+                        f"'{entry}' asks is calibrated on"
+                    )
         for held in (run.heldout.thoughts, run.heldout.text) if run.heldout else ():
             if self.sources[held].dataset in seen:
                 who, source = seen[self.sources[held].dataset]
@@ -315,7 +391,7 @@ class Config(Strict):
 
 def source_parts(kind: str) -> tuple[str, ...]:
     """The parts that a source's Hessians are stored in."""
-    return {"text": ("text",), "prompts": ("prompt",), "traces": ("prompt", "decode")}[kind]
+    return {"text": ("text",), "prompts": ("prompt",)}.get(kind, ("prompt", "decode"))
 
 
 def _model_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:

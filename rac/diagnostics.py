@@ -79,7 +79,8 @@ def layer_errors(
 ) -> list[dict]:
     """Relative errors of every linear layer on the held-out prompt and decode Hessians.
 
-    None for a narrower model: its layers have other inputs than the dense ones.
+    None for a narrower model: its layers have other inputs than the dense ones. Weights of smoothed inputs
+    are taken back to the dense model's.
 
     Raises:
         RacError: an input is missing, damaged or of another model.
@@ -96,11 +97,13 @@ def layer_errors(
             for part, of_part in terms.items()
         }
         for group in of_block:
+            smoothed = _smoothed(network, located, group["norm"])
             for name in group["layers"]:
                 old = _read(located, f"{name}.weight")
                 new = network.get_parameter(f"{name}.weight").detach().float().cpu()
                 if new.shape != old.shape:
                     return []
+                new = new / smoothed
                 errors = {
                     f"error_{part}": relative_error(old, new, of_part[group["name"]])
                     for part, of_part in combined.items()
@@ -108,6 +111,20 @@ def layer_errors(
                 projection = name.rpartition(".")[2]
                 layers.append({"name": name, "projection": projection, "block": block} | errors)
     return layers
+
+
+def _smoothed(
+    network: "PreTrainedModel", located: dict[str, Path], norm: str | None
+) -> torch.Tensor:
+    """By how much the inputs that a norm makes are smaller than the dense model's, column by column.
+
+    SmoothQuant divides them, and multiplies the weights that read them.
+    """
+    if norm is None:
+        return torch.ones(1)
+    old = _read(located, f"{norm}.weight")
+    new = network.get_parameter(f"{norm}.weight").detach().float().cpu()
+    return torch.where((old == 0) | (new == 0), 1, old / new)
 
 
 def _read(located: dict[str, Path], name: str) -> torch.Tensor:

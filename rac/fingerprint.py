@@ -21,7 +21,7 @@ APART = {"rac.config", "rac.variants", "rac.schema", "rac.errors", "rac.progress
 CHOSEN = {
     *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
     *("rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized", "rac.models.narrow"),
-    *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct"),
+    *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct", "rac.select"),
     *("rac.engines.transformers", "rac.engines.vllm"),
 }
 

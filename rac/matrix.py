@@ -83,34 +83,62 @@ def _quantization(variant: Variant | None) -> str | None:
     return f"{variant.quantize.scheme} {variant.quantize.method}"
 
 
-def restrict(config: Config) -> Config:
-    """Only the definitions that the active run's numbers hang on."""
+def _used(config: Config, kind: str) -> set[str]:
+    """The models, calibrations or evals that the active run's blocks name."""
+    return {name for block in config.runs[config.run].cells for name in getattr(block, kind)}
+
+
+def measured_sources(config: Config) -> list[str]:
+    """The sources whose sequences the active run's models are run on, as config.yaml orders them."""
     run = config.runs[config.run]
-    blocks = run.cells
-
-    def used(kind: str) -> set[str]:
-        return {name for block in blocks for name in getattr(block, kind)}
-
     sources = {
         source
-        for name in used("calibrations")
+        for name in _used(config, "calibrations")
         for source in config.calibrations[name].sources(config.sources)
     }
     if run.heldout:
         sources |= {run.heldout.thoughts, run.heldout.text}
+    return [name for name in config.sources if name in sources]
+
+
+def generated_sources(config: Config, model: str) -> list[str]:
+    """The sources of traces that a model generates for the active run, for itself or for others."""
+    own = model in _used(config, "models")
+    found = set()
+    cells = config.variant_cells()
+    singles = {name for block in config.runs[config.run].cells for name in config.singles(block)}
+    searched = {cells[single][1].allocation_source for single in singles}
+    for name in {*measured_sources(config), *searched} - {None}:
+        source, other = config.sources[str(name)], config.sources[str(name)].traces_of
+        if source.kind == "traces" and (
+            own if not (other and other.model) else other.model == model
+        ):
+            found.add(other.source if other else str(name))
+    return [name for name in config.sources if name in found]
+
+
+def restrict(config: Config) -> Config:
+    """Only the definitions that the active run's numbers hang on."""
+    run = config.runs[config.run]
+    blocks = run.cells
+    sources = set(measured_sources(config))
     singles = {name for block in blocks for name in config.singles(block)}
     cells = config.variant_cells()
     sources |= {found for single in singles if (found := cells[single][1].allocation_source)}
     variants = {name for name in config.variants if singles & set(config.expanded(name))}
+    others = [other for name in sources if (other := config.sources[name].traces_of)]
+    sources |= {other.source for other in others}
+    models = _used(config, "models") | {other.model for other in others if other.model}
     datasets = {config.sources[name].dataset for name in sources}
-    datasets |= {config.evals[name].dataset for name in used("evals")}
+    datasets |= {config.evals[name].dataset for name in _used(config, "evals")}
+    datasets |= {other for name in datasets for other in config.datasets[name].without}
     kept: dict[str, set[str]] = {
-        "models": used("models"),
+        "models": models,
         "datasets": datasets,
         "sources": sources,
-        "calibrations": used("calibrations"),
+        "calibrations": _used(config, "calibrations"),
         "variants": variants,
-        "evals": used("evals"),
+        "evals": _used(config, "evals"),
         "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
@@ -183,7 +211,6 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
     run = config.runs[config.run]
     rows = summary_cells(config)
     keys = ("model", "calibration", "variant", "eval")
-    restricted = restrict(config)
     return {
         "diagnostics": [
             {key: row[key] for key in keys[:3]} | {"path": row["diagnostics"]}
@@ -205,8 +232,9 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
         ],
         "sources": [
             {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}
-            for model in restricted.models
-            for name in restricted.sources
+            for model in config.models
+            if model in _used(config, "models")
+            for name in measured_sources(config)
             if run.heldout is None or name != run.heldout.text
         ],
     }

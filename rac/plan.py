@@ -106,7 +106,7 @@ def _of_model(
     def longest(name: str) -> int:
         source = config.sources[name]
         of_trace = prompt + source.max_new_tokens
-        return {"text": source.window, "prompts": prompt, "traces": of_trace}[source.kind]
+        return {"text": source.window, "prompts": prompt}.get(source.kind, of_trace)
 
     def decode(batch: int, new: int, samples: float) -> Cost:
         return costs.decode(shape, batch, prompt, new, samples, device)
@@ -126,6 +126,10 @@ def _of_model(
         return costs.compress(shape, variant, device, sources, trace)
 
     measured = [config.sources[source] for source in heldout]
+    walked = matrix.measured_sources(config) if cells else []
+    searched = {variants[cell.variant][1].allocation_source for cell in cells if not cell.dense}
+    walked += sorted({source for source in searched if source} - {*walked})
+    generated = [config.sources[source] for source in matrix.generated_sources(config, name)]
     return {
         "model": [Cost(disk=shape.weights * shape.item)],
         "traces": [
@@ -134,11 +138,10 @@ def _of_model(
                 source.max_new_tokens,
                 source.tokens / (prompt + length * source.max_new_tokens),
             )
-            for source in config.sources.values()
-            if source.kind == "traces"
+            for source in generated
         ],
-        "sources": [Cost()] * len(config.sources),
-        "hessians": [hessians(source) for source in config.sources if source not in heldout[1:]],
+        "sources": [Cost()] * len(walked),
+        "hessians": [hessians(source) for source in walked if source not in heldout[1:]],
         "compress": [compress(cell) for cell in cells if not cell.dense],
         "requests": [Cost()] * len({id(evaluation) for evaluation in asked}),
         "generate": [

@@ -95,6 +95,12 @@ def dataset_file(config: Config, wildcards: Any) -> list[str]:
     return [str(path)] if path else []
 
 
+def dataset_without(config: Config, wildcards: Any) -> list[str]:
+    """The datasets whose problems are dropped from a dataset."""
+    others = config.datasets[wildcards.dataset].without
+    return [f"resources/datasets/{other}/data.jsonl" for other in others]
+
+
 def dataset_code(config: Config, wildcards: Any) -> str:
     """Fingerprint of the dataset stage, with the text that an embedded dataset ships."""
     embedded = config.datasets[wildcards.dataset].embedded == "c4"
@@ -123,9 +129,25 @@ def source_dataset(config: Config, wildcards: Any) -> str:
 
 def source_traces(config: Config, wildcards: Any) -> list[str]:
     """The traces that a source of that kind is made from."""
-    traces = config.sources[wildcards.source].kind == "traces"
-    folder = f"results/{wildcards.model}/traces/{wildcards.source}"
-    return [f"{folder}/traces.jsonl.zst"] if traces else []
+    source = config.sources[wildcards.source]
+    if source.kind != "traces":
+        return []
+    other = source.traces_of
+    model = (other and other.model) or wildcards.model
+    name = other.source if other else wildcards.source
+    return [f"results/{model}/traces/{name}/traces.jsonl.zst"]
+
+
+def source_other_model(config: Config, wildcards: Any) -> list[str]:
+    """The model whose traces a source takes, if it is another one."""
+    other = config.sources[wildcards.source].traces_of
+    return [f"resources/models/{other.model}"] if other and other.model else []
+
+
+def sources_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the sources stage, and of how it chooses among traces."""
+    chosen = ["rac.select"] if config.sources[wildcards.source].select else []
+    return stage("sources", *chosen)
 
 
 def calibration_hessians(config: Config, wildcards: Any) -> list[str]:

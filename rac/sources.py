@@ -8,7 +8,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from rac.artifacts import atomic_file, read_jsonl
 from rac.config import Source
 from rac.errors import RacError
 from rac.models import checkpoint
+from rac.models.chat import opening, render, settings, token_ids
 
 
 class Sequence(NamedTuple):
@@ -58,14 +59,21 @@ def text_windows(
         yield ids, len(ids)
 
 
-def prompt_ids(problem: dict, source: Source, tokenizer) -> list[int]:
+def prompt_ids(problem: dict, source: Source, tokenizer: Any, chat: dict) -> list[int]:
     """Token ids of the prompt that asks for an answer to `problem`, by the model's chat template."""
-    said = [{"role": "user", "content": source.prompt.replace("{problem}", problem["problem"])}]
-    return tokenizer.apply_chat_template(said, add_generation_prompt=True, return_dict=False)
+    said = source.prompt.replace("{problem}", problem["problem"])
+    prompt = render(tokenizer, [{"role": "user", "content": said}], chat)
+    return token_ids(tokenizer, prompt)
 
 
 def write_sequences(
-    source: Source, name: str, model: Path, dataset: Path, traces: Path | None, output: Path
+    source: Source,
+    name: str,
+    model: Path,
+    dataset: Path,
+    traces: Path | None,
+    output: Path,
+    other_model: Path | None = None,
 ) -> None:
     """Write the token sequences of a source.
 
@@ -76,22 +84,35 @@ def write_sequences(
         dataset: the dataset's data.jsonl.
         traces: traces.jsonl.zst for a source of kind `traces`.
         output: the safetensors file: token_ids int32 [tokens], lengths and prompt_lengths int32 [sequences].
+        other_model: the folder of the model whose traces they are, if it is another one.
 
     Raises:
-        RacError: the budget cannot be met, or an input is missing or damaged.
+        RacError: the budget cannot be met, an input is missing or damaged, or the other model writes other
+            token ids.
     """
+    tokenizer = checkpoint.load_tokenizer(model)
+    rows = read_jsonl(dataset)
     sequences: Iterable[tuple[list[int], int]]
     if traces is not None:
-        sequences = ((row["token_ids"], row["prompt_length"]) for row in read_jsonl(traces))
+        if other_model is not None:
+            _check_vocabulary(tokenizer, other_model, name)
+        of_traces = read_jsonl(traces)
+        if source.select:
+            of_traces = _selected(of_traces, source, rows, tokenizer)
+        sequences = ((row["token_ids"], row["prompt_length"]) for row in of_traces)
+    elif source.kind == "text":
+        texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
+        sequences = text_windows(texts, source.window, checkpoint.stop_tokens(model)[0])
     else:
-        tokenizer = checkpoint.load_tokenizer(model)
-        rows = read_jsonl(dataset)
-        if source.kind == "prompts":
-            prompts = (prompt_ids(row, source, tokenizer) for row in rows)
-            sequences = ((ids, len(ids)) for ids in prompts)
-        else:
-            texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
-            sequences = text_windows(texts, source.window, checkpoint.stop_tokens(model)[0])
+        chat = settings(model)
+        prompts = (prompt_ids(row, source, tokenizer, chat) for row in rows)
+        sequences = ((ids, len(ids)) for ids in prompts)
+        if source.kind == "solutions":
+            stop = checkpoint.stop_tokens(model)[0]
+            sequences = (
+                (prompt + solution_ids(row, source, tokenizer, name) + [stop], length)
+                for row, (prompt, length) in zip(rows, sequences, strict=True)
+            )
     taken = list(cut_to_budget(sequences, source.tokens, name))
     tensors = {
         "token_ids": torch.cat([sequence.token_ids for sequence in taken]).int(),
@@ -100,6 +121,49 @@ def write_sequences(
     }
     with atomic_file(output) as temporary:
         save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model)))
+
+
+def solution_ids(problem: dict, source: Source, tokenizer: Any, name: str) -> list[int]:
+    """Token ids of the dataset's own solution of a problem.
+
+    Raises:
+        RacError: the row has no such column.
+    """
+    if not isinstance(problem.get(source.solution), str):
+        raise RacError(
+            f"sources.{name}: row {problem['id']} of dataset '{source.dataset}' has no text in column "
+            f"'{source.solution}' (it has: {', '.join(problem)}); say which one is meant in 'solution'"
+        )
+    return tokenizer.encode(problem[source.solution], add_special_tokens=False)
+
+
+def _check_vocabulary(tokenizer: Any, other_model: Path, name: str) -> None:
+    """Token ids of another model are taken as they are, so they must mean the same."""
+    other = checkpoint.load_tokenizer(other_model)
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise RacError(
+            f"sources.{name}.traces_of: {other_model} has another vocabulary than the model, so its "
+            "traces are other tokens"
+        )
+
+
+def _selected(traces: list[dict], source: Source, rows: list[dict], tokenizer: Any) -> list[dict]:
+    from rac.select import select
+
+    assert source.select
+
+    def said(row: dict) -> str:
+        prompt, decoded = (
+            tokenizer.decode(ids)
+            for ids in (
+                row["token_ids"][: row["prompt_length"]],
+                row["token_ids"][row["prompt_length"] :],
+            )
+        )
+        return opening(prompt) + decoded
+
+    answers = {row["id"]: row["answer"] for row in rows}
+    return select(traces, source.select, answers, said)
 
 
 def metadata(kind: str, model: str) -> dict[str, str]:

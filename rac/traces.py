@@ -11,6 +11,7 @@ from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples
 from rac.errors import RacError
 from rac.models import checkpoint
+from rac.models.chat import settings
 from rac.progress import progress
 from rac.sources import prompt_ids
 
@@ -44,7 +45,12 @@ def write_traces(
     """
     tokenizer = checkpoint.load_tokenizer(folder)
     problems = read_jsonl(dataset)
-    prompts = [Prompt(row["id"], 0, prompt_ids(row, source, tokenizer)) for row in problems]
+    chat = settings(folder)
+    prompts = [
+        Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
+        for row in problems
+        for sample in range(source.samples)
+    ]
     inputs = {
         "source": source.model_dump(mode="json"),
         "sampling": model.sampling.model_dump(),

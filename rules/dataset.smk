@@ -1,6 +1,7 @@
 rule dataset:
     input:
         ask("dataset_file"),
+        without=ask("dataset_without"),
     output:
         data="resources/datasets/{dataset}/data.jsonl",
         meta="resources/datasets/{dataset}/meta.json",
@@ -13,7 +14,10 @@ rule dataset:
     params:
         spec=spec("datasets", "dataset"),
         folder="resources/datasets/{dataset}",
+        without=lambda wildcards, input: [
+            f"--without={path}" for path in input.get("without", [])
+        ],
         code=ask("dataset_code"),
     shell:
         "python -m rac dataset --spec {params.spec:q} --name {wildcards.dataset}"
-        " --output {params.folder:q} > {log:q} 2>&1"
+        " {params.without:q} --output {params.folder:q} > {log:q} 2>&1"

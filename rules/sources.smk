@@ -3,6 +3,7 @@ rule sources:
         model="resources/models/{model}",
         dataset=ask("source_dataset"),
         traces=ask("source_traces"),
+        other=ask("source_other_model"),
     output:
         "results/{model}/sources/{source}/sequences.safetensors",
     log:
@@ -14,7 +15,9 @@ rule sources:
     params:
         spec=spec("sources", "source"),
         traces=lambda wildcards, input: [f"--traces={path}" for path in input.traces],
-        code=stage("sources"),
+        other=lambda wildcards, input: [f"--other-model={path}" for path in input.other],
+        code=ask("sources_code"),
     shell:
         "python -m rac sources --spec {params.spec:q} --name {wildcards.source} --model {input.model:q}"
-        " --dataset {input.dataset:q} {params.traces:q} --output {output:q} > {log:q} 2>&1"
+        " --dataset {input.dataset:q} {params.traces:q} {params.other:q}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -161,6 +161,32 @@ def test_the_repository_s_schema_is_current():
         ("variants/structured/reconstruct", {}, "'reconstruct' needs a solver that makes zeros"),
         ("variants/magnitude/propagation", "sequential", "'sequential' is for solvers that take"),
         ("variants/structured/propagation", "sequential", "'sequential' is for solvers that take"),
+        ("sources/c4/samples", 2, "'samples', 'traces_of' and 'select' are for sources of kind"),
+        ("sources/traces/select", {"correct": True}, "'select' chooses among traces that are"),
+        (
+            "sources/traces/traces_of",
+            {"source": "c4"},
+            "sources.traces.traces_of.source: 'c4' must be a source of traces that are generated",
+        ),
+        (
+            "sources/traces/traces_of",
+            {"source": "traces-heldout", "model": "resoner"},
+            "sources.traces.traces_of.model: 'resoner' is not defined; did you mean 'reasoner'?",
+        ),
+        ("datasets/c4-heldout/without", ["problems-test"], "'without' is for datasets of problems"),
+        ("datasets/problems-calibration/without", ["c4"], "'c4' is not defined"),
+        (
+            "datasets/problems-test",
+            {"path": "x.jsonl"},
+            "datasets.problems-calibration.without: add 'problems-test'",
+        ),
+        ("datasets/problems-test/files", ["x"], "'files' goes with 'hub'"),
+        ("datasets/problems-test/split", DELETE, "'split' goes with 'embedded'"),
+        (
+            "datasets/problems-test/columns",
+            {"answer": None},
+            "evals.word-problems.dataset: 'problems-test' has no answers",
+        ),
         ("variants/wanda/pattern", "random", "is neither 'unstructured' nor n:m"),
         (
             "variants/sparsegpt-0.5",

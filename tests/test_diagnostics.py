@@ -96,6 +96,23 @@ def test_layer_errors_are_those_of_the_outputs(inputs, tiny_model, tmp_path):
     assert found["error_decode"] == pytest.approx(mean)
 
 
+def test_errors_of_a_smoothed_model_are_those_of_its_outputs(
+    inputs, tiny_model, tiny_hessians, tmp_path
+):
+    from rac.config import Calibration
+
+    calibration = Calibration(sum={"traces": 1})
+    names = {"model": "tiny", "calibration": "rac", "variant": "smooth"}
+    errors = []
+    for smooth in (None, 0.8):
+        quantize = {"scheme": "w8a8", "method": "rtn", "smooth": smooth}
+        folder = tmp_path / str(smooth)
+        variant = Variant(quantize=quantize)
+        compress(tiny_model, tiny_hessians, calibration, variant, "dense", names, folder)
+        errors.append(diagnose(inputs, folder, tiny_model, tmp_path / "d.json")["error_decode"])
+    assert 0 < errors[1] < 5 * errors[0] < 1e-2
+
+
 def test_the_dense_model_has_no_errors(inputs, tiny_model, tmp_path):
     found = diagnose(inputs, tiny_model, tiny_model, tmp_path / "d.json")
     assert found["error_prompt"] == found["error_decode"] == 0

@@ -15,7 +15,7 @@ SMALL = {
     "run": "r",
     "models": {"a": {"embedded": "reasoner"}, "b": {"path": "b"}},
     "datasets": {
-        "d": {"path": "d.jsonl"},
+        "d": {"path": "d.jsonl", "without": ["e"]},
         "t": {"path": "t.jsonl", "kind": "documents"},
         "e": {"path": "e.jsonl"},
     },
@@ -146,7 +146,7 @@ def test_restrict_keeps_held_out_sources_and_their_datasets():
     runs = {"r": {"cells": [block], "heldout": {"thoughts": "cot", "text": "text"}}}
     kept = matrix.restrict(small(runs=runs))
     assert list(kept.sources) == ["text", "cot"]
-    assert list(kept.datasets) == ["d", "t"]
+    assert list(kept.datasets) == ["d", "t", "e"]
 
 
 def test_identity_hangs_on_the_run_s_definitions_alone():

@@ -236,9 +236,9 @@ def test_a_task_file_of_the_user_s_own_is_an_input():
         ("datasets", "problems-test", {"rows": None}, "set rows, such as rows: 200"),
         (
             "datasets",
-            "problems-test",
-            {"embedded": None, "path": "absent.jsonl"},
-            "datasets.problems-test.path: absent.jsonl is missing",
+            "c4-heldout",
+            {"embedded": None, "split": None, "path": "absent.jsonl"},
+            "datasets.c4-heldout.path: absent.jsonl is missing",
         ),
         (
             "models",

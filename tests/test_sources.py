@@ -1,6 +1,8 @@
 """Sources meet their budget of tokens exactly, and keep token ids as they are."""
 
 import itertools
+import json
+import shutil
 
 import pytest
 import torch
@@ -14,6 +16,8 @@ from rac.config import Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.sources import cut_to_budget, text_windows
+
+PLAIN = {"system": None, "thinking": None}
 
 
 def definition(kind: str, tokens: int, **values) -> Source:
@@ -86,7 +90,10 @@ def test_prompts_go_through_the_chat_template(tiny_model, tmp_path):
     text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert taken[0].token_ids.tolist() == ids[:20]
-    assert tokenizer.decode(sources.prompt_ids(rows[1], source, tokenizer)).count("{x} Think.") == 1
+    assert (
+        tokenizer.decode(sources.prompt_ids(rows[1], source, tokenizer, PLAIN)).count("{x} Think.")
+        == 1
+    )
 
 
 def test_traces_keep_their_token_ids_and_prompt_lengths(tiny_model, tmp_path):
@@ -136,3 +143,55 @@ def test_a_missing_and_a_damaged_file_are_one_line(tmp_path, write_sequences, ti
     for read in (sources.read, sources.read_metadata):
         with pytest.raises(RacError, match="s is damaged: .*; delete it"):
             read(file)
+
+
+def test_solutions_are_prompts_with_the_dataset_s_own_answers(tiny_model, tmp_path):
+    rows = [{"id": "a", "problem": "What is 1 + 1?", "worked": "It is 2."}]
+    source = definition("solutions", 12, solution="worked")
+    tokenizer = checkpoint.load_tokenizer(tiny_model)
+    prompt = sources.prompt_ids(rows[0], source, tokenizer, PLAIN)
+    solution = tokenizer.encode("It is 2.", add_special_tokens=False)
+    stop = checkpoint.stop_tokens(tiny_model)[0]
+    whole = definition("solutions", len(prompt) + len(solution) + 1, solution="worked")
+    (taken,) = write(whole, tiny_model, rows, tmp_path / "s")
+    assert taken.token_ids.tolist() == [*prompt, *solution, stop]
+    assert taken.prompt_length == len(prompt)
+    with pytest.raises(RacError, match="row a of dataset 'd' has no text in column 'solution'"):
+        write(definition("solutions", 12), tiny_model, rows, tmp_path / "t")
+
+
+def test_traces_of_a_model_with_another_vocabulary_are_refused(tiny_model, tmp_path):
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    file = other / "tokenizer.json"
+    write_jsonl(tmp_path / "data.jsonl", [])
+    write_jsonl(tmp_path / "t.jsonl.zst", [{"token_ids": [5, 6, 7], "prompt_length": 1}])
+    source = definition("traces", 3, traces_of={"source": "s", "model": "other"})
+    inputs = tmp_path / "data.jsonl", tmp_path / "t.jsonl.zst", tmp_path / "s"
+    sources.write_sequences(source, "mine", tiny_model, *inputs, other)
+    assert sources.read(tmp_path / "s")[0].token_ids.tolist() == [5, 6, 7]
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["another word"] = len(tokenizer["model"]["vocab"]) + 9
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(RacError, match="sources.mine.traces_of: .*other has another vocabulary"):
+        sources.write_sequences(source, "mine", tiny_model, *inputs, other)
+
+
+def test_chosen_traces_are_decoded_to_be_graded(tiny_model, tmp_path):
+    tokenizer = checkpoint.load_tokenizer(tiny_model)
+    rows = [{"id": "a", "problem": "What is 1 + 1?", "answer": "2"}]
+    prompt = sources.prompt_ids(rows[0], definition("prompts", 1), tokenizer, PLAIN)
+    said = ["So 3.</think>\\boxed{3}", "So 2.</think>\\boxed{2}", "So \\boxed{2}"]
+    traces = [
+        {
+            "id": "a",
+            "token_ids": prompt + tokenizer.encode(text, add_special_tokens=False),
+            "prompt_length": len(prompt),
+            "finish_reason": "stop",
+        }
+        for text in said
+    ]
+    write_jsonl(tmp_path / "t.jsonl.zst", traces)
+    source = definition("traces", 9, traces_of={"source": "s"}, select={"correct": True})
+    budget = source.model_copy(update={"tokens": len(traces[1]["token_ids"])})
+    (taken,) = write(budget, tiny_model, rows, tmp_path / "s", tmp_path / "t.jsonl.zst")
+    assert taken.token_ids.tolist() == traces[1]["token_ids"]

@@ -34,9 +34,9 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     """
     check(dataset, name)
     if dataset.embedded == "c4":
-        documents = text.documents(dataset.split)
+        documents = text.documents(str(dataset.split))
         rows = [{"id": str(i), "text": document} for i, document in enumerate(documents)]
         return rows, {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
     assert dataset.rows is not None
-    rows = problems.generate(dataset.split, dataset.rows, dataset.seed)
+    rows = problems.generate(str(dataset.split), dataset.rows, dataset.seed)
     return rows, {"origin": "rac.models.reasoner.problems", "licence": "Apache-2.0"}

@@ -1,5 +1,6 @@
 """Datasets from a file of the user's own: JSON lines (also gzip or zstandard) or parquet."""
 
+from pathlib import Path
 from typing import Literal
 
 from rac.artifacts import parse_jsonl
@@ -28,22 +29,33 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     path = dataset.path
     assert path is not None
     check(dataset, name)
+    return rows(path, f"datasets.{name}.path"), {"origin": str(path), "licence": "unknown"}
+
+
+def rows(path: Path, key: str) -> list[dict]:
+    """All rows of a file as they stand in it.
+
+    Args:
+        path: .jsonl, .jsonl.gz, .jsonl.zst, .json.gz (a row a line too, as C4 has it) or .parquet.
+        key: where config.yaml asks for it, for messages.
+
+    Raises:
+        RacError: the file is damaged or of another kind.
+    """
     suffixes = "".join(path.suffixes[-2:])
     if suffixes.endswith(".parquet"):
         import pyarrow
         import pyarrow.parquet
 
         try:
-            rows = pyarrow.parquet.read_table(path).to_pylist()
+            return pyarrow.parquet.read_table(path).to_pylist()
         except (OSError, pyarrow.ArrowException) as error:
-            raise RacError(f"datasets.{name}.path: {path} is damaged: {error}") from None
-    elif suffixes.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
-        try:
-            rows = parse_jsonl(path.read_bytes(), COMPRESSIONS.get(path.suffix))
-        except (OSError, ValueError) as error:
-            raise RacError(f"datasets.{name}.path: {path} is damaged: {error}") from None
-    else:
+            raise RacError(f"{key}: {path} is damaged: {error}") from None
+    if not suffixes.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz")):
         raise RacError(
-            f"datasets.{name}.path: {path} is none of .jsonl, .jsonl.gz, .jsonl.zst, .parquet"
+            f"{key}: {path} is none of .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .parquet"
         )
-    return rows, {"origin": str(path), "licence": "unknown"}
+    try:
+        return parse_jsonl(path.read_bytes(), COMPRESSIONS.get(path.suffix))
+    except (OSError, ValueError) as error:
+        raise RacError(f"{key}: {path} is damaged: {error}") from None

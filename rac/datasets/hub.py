@@ -1,29 +1,39 @@
-"""Datasets of the hub at a pinned commit."""
+"""Datasets of the hub: some files of a pinned commit."""
 
+from pathlib import Path
+
+from rac import hub
 from rac.config import Dataset
+from rac.datasets import files
 from rac.errors import RacError
 
 
 def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
-    """All rows of a split of `dataset.hub`, and its origin and licence.
+    """All rows of the files that the dataset names, in the order of their names, and their origin.
 
     Raises:
-        RacError: it cannot be reached or has no such subset or split; names the way without a network.
+        RacError: they cannot be had, or are of another kind.
     """
-    from datasets import load_dataset
+    assert dataset.hub and dataset.revision and dataset.files
+    key = f"datasets.{name}"
+    instead = f"without a network, give the rows as a file: {key}.path"
+    wanted = [*dataset.files, "README.md"]
+    folder = hub.fetch(dataset.hub, dataset.revision, wanted, "dataset", key, instead)
+    found = sorted(file for pattern in dataset.files for file in folder.glob(pattern))
+    if not found:
+        raise RacError(f"{key}: {dataset.hub} holds no file {', '.join(dataset.files)}")
+    rows = [row for file in dict.fromkeys(found) for row in files.rows(file, key)]
+    origin = f"{dataset.hub}@{dataset.revision} {' '.join(dataset.files)}"
+    return rows, {"origin": origin, "licence": _licence(folder)}
 
+
+def _licence(folder: Path) -> str:
+    """The licence that the dataset's card names."""
+    from huggingface_hub import RepoCard
+
+    card = folder / "README.md"
     try:
-        data = load_dataset(
-            dataset.hub, dataset.subset, split=dataset.split, revision=dataset.revision
-        )
-    except (OSError, ValueError) as error:
-        raise RacError(
-            f"datasets.{name}: cannot read {dataset.hub}@{dataset.revision} "
-            f"({' '.join(str(error).split())}); without a network, save its rows as .jsonl or .parquet "
-            f"and give that file as datasets.{name}.path"
-        ) from None
-    origin = f"{dataset.hub}@{dataset.revision} {dataset.subset or ''} {dataset.split}"
-    return list(data), {
-        "origin": " ".join(origin.split()),
-        "licence": data.info.license or "unknown",
-    }
+        said = RepoCard(card.read_text(encoding="utf-8")).data.to_dict().get("license")
+    except (OSError, ValueError):  # no card, or one without a legible head
+        said = None
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said or "unknown")

@@ -1,15 +1,13 @@
 """The prompts of a benchmark for one model, built by lm-eval."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rac.artifacts import write_jsonl
 from rac.evaluate.harness import CONTEXT, as_messages, load_task
-
-_OPENED = re.compile(r"<think>\s*\Z")
+from rac.models.chat import opening, render, settings, token_ids
 
 
 def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -> None:
@@ -31,26 +29,18 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
 
     tokenizer = load_tokenizer(checkpoint)
     task.build_all_requests(chat_template=as_messages, **CONTEXT)
-    write_jsonl(output, _rows(task.instances, tokenizer))
+    write_jsonl(output, _rows(task.instances, tokenizer, settings(checkpoint)))
 
 
-def _rows(instances: list[Any], tokenizer: Any) -> Iterator[dict]:
+def _rows(instances: list[Any], tokenizer: Any, chat: dict) -> Iterator[dict]:
     for instance in instances:
         messages = json.loads(instance.args[0])
-        prefilled = messages[-1]["role"] == "assistant"
-        prompt = tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=not prefilled,
-            continue_final_message=prefilled,
-        )
-        opened = _OPENED.search(prompt)
+        prompt = render(tokenizer, messages, chat)
         yield {
             "doc_id": instance.doc_id,
             "id": str(instance.doc.get("id", instance.doc_id)),
             "messages": messages,
             "prompt": prompt,
-            # The template writes the special tokens itself.
-            "token_ids": tokenizer(prompt, add_special_tokens=False)["input_ids"],
-            "opening": opened[0] if opened else "",
+            "token_ids": token_ids(tokenizer, prompt),
+            "opening": opening(prompt),
         }

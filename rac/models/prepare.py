@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from rac import hub
 from rac.artifacts import atomic_folder, provenance, write_json
 from rac.config import Model
 from rac.errors import RacError
@@ -18,32 +19,38 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
     """Write resources/models/{name}: weights, tokenizer, chat template and model.json.
 
     model.json holds the SHA-256 of the weights and the groups of linear layers that share an input.
-    Files of a local folder are linked, not copied; those of the hub are downloaded at the pinned commit.
+    Weights are linked, not copied: of a local folder, or of the hub's cache at the pinned commit.
 
     Raises:
         RacError: the folder, the repository or a file of it is missing, damaged or of a foreign kind.
     """
     source = WEIGHTS if model.embedded else model.path
+    if model.hub:
+        assert model.revision
+        instead = f"without a network, give a folder with its files: models.{name}.path"
+        source = hub.fetch(
+            model.hub, model.revision, list(FILES), "model", f"models.{name}", instead
+        )
+    assert source is not None
+    check_folder(source, name)
     with atomic_folder(output) as folder:
-        if model.hub:
-            _download(model, name, folder)
-        else:
-            assert source is not None
-            check_folder(source, name)
-            for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
-                if file.name in RECORDS:
-                    continue
-                if file.suffix == ".safetensors":
-                    (folder / file.name).symlink_to(file.resolve())
-                else:
-                    shutil.copyfile(file, folder / file.name)
+        for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
+            if file.name in RECORDS:
+                continue
+            if file.suffix == ".safetensors":
+                (folder / file.name).symlink_to(file.resolve())
+            else:
+                shutil.copyfile(file, folder / file.name)
         try:
             record = _record(folder, model.dtype)
         except (RacError, ValueError) as error:  # this folder vanishes: name the one that stays
-            place = str(model.hub or source)
+            place = f"{model.hub}@{model.revision}" if model.hub else str(source)
             raise RacError(f"models.{name}: {error}".replace(str(folder), place)) from None
         write_json(
-            folder / "model.json", record | provenance(definition=model.model_dump(mode="json"))
+            folder / "model.json",
+            record
+            | {"chat": {"system": model.system, "thinking": model.thinking}}
+            | provenance(definition=model.model_dump(mode="json")),
         )
 
 
@@ -59,20 +66,3 @@ def _record(folder: Path, dtype: str) -> dict:
         "linear_groups": groups(skeleton(folder, dtype)),
         **weights.size(folder),
     }
-
-
-def _download(model: Model, name: str, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        snapshot_download(
-            str(model.hub), revision=model.revision, local_dir=folder, allow_patterns=list(FILES)
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise RacError(
-            f"models.{name}: cannot download {model.hub}@{model.revision} "
-            f"({' '.join(str(error).split())}); without a network, put the repository's files in a "
-            f"folder and give it as models.{name}.path"
-        ) from None
-    shutil.rmtree(folder / ".cache", ignore_errors=True)

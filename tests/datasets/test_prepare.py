@@ -3,16 +3,19 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
 
-from rac.artifacts import read_json, read_jsonl, sha256_file
+from rac.artifacts import read_json, read_jsonl, sha256_file, write_jsonl
 from rac.config import Dataset
 from rac.datasets.prepare import prepare_dataset
 from rac.errors import RacError
+from tests import hub_server
 
 ROWS = [{"id": f"q{i}", "problem": f"What is {i}\u2028+ {i}?", "answer": 2 * i} for i in range(6)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -143,7 +146,80 @@ def test_an_unreachable_hub_names_the_way_without_a_network(tmp_path, monkeypatc
     def offline(*arguments, **keywords):
         raise ConnectionError("Couldn't reach 'a/b'\non the Hub")
 
-    monkeypatch.setattr("datasets.load_dataset", offline)
-    message = failing(tmp_path / "out", hub="a/b", revision="0" * 40)
-    assert "cannot read a/b@000" in message and "(Couldn't reach 'a/b' on the Hub)" in message
-    assert "give that file as datasets.mine.path" in message
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr("rac.hub.WAITS", ())
+    asked = {"hub": "a/b", "revision": "0" * 40, "files": ["*.parquet"]}
+    assert failing(tmp_path / "out", **asked) == (
+        "datasets.mine: a/b@000000000000: Couldn't reach 'a/b' on the Hub; without a network, give "
+        "the rows as a file: datasets.mine.path"
+    )
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub of this machine with one dataset, o/n, in two parquet files."""
+    folder = tmp_path / "repository"
+    (folder / "data").mkdir(parents=True)
+    for i, part in enumerate((ROWS[:4], ROWS[4:])):
+        table = pyarrow.Table.from_pylist(part)
+        pyarrow.parquet.write_table(table, folder / f"data/train-{i:05d}-of-00002.parquet")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Numbers\n")
+    (folder / "data/test.json.gz").write_bytes(gzip.compress(LINES))
+    with hub_server.running() as hub:
+        hub.repositories["datasets/o/n"] = folder
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        yield hub
+
+
+def by_command(folder, **definition):
+    """The verb in a process of its own: huggingface_hub reads its settings once."""
+    spec = json.dumps(definition)
+    command = [sys.executable, "-m", "rac", "dataset", "--spec", spec, "--name", "mine"]
+    return subprocess.run([*command, "--output", folder], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["data/train-*.parquet"], ROWS),
+        (["data/train-00001-*"], ROWS[4:]),
+        (["data/test.json.gz"], ROWS),
+    ],
+)
+def test_chosen_files_of_a_pinned_dataset(hub, tmp_path, files, expected):
+    asked = {"hub": "o/n", "revision": hub.commit, "files": files}
+    assert by_command(tmp_path / "out", **asked).returncode == 0
+    rows = read_jsonl(tmp_path / "out/data.jsonl")
+    assert rows == [row | {"answer": str(row["answer"])} for row in expected]
+    meta = read_json(tmp_path / "out/meta.json")
+    assert meta["origin"] == f"o/n@{hub.commit} {' '.join(files)}"
+    assert meta["licence"] == "mit"
+    if files == ["data/train-00001-*"]:
+        assert not any("train-00000" in name for name in hub.asked)
+
+
+def test_files_that_are_not_there_are_one_line(hub, tmp_path):
+    asked = {"hub": "o/n", "revision": hub.commit, "files": ["train.parquet"]}
+    assert failing(tmp_path / "out", **asked) == ("datasets.mine: o/n holds no file train.parquet")
+
+
+def test_problems_of_another_dataset_are_dropped_and_counted(tmp_path):
+    long = "A train leaves at nine and another one at ten; how far apart are they at noon on Monday"
+    theirs = tmp_path / "resources/test/data.jsonl"
+    theirs.parent.mkdir(parents=True)
+    write_jsonl(theirs, [{"problem": "What is 2+2 ?"}, {"problem": f"Read this. {long}?"}])
+    problems = ["what is $2 + 2$", f"{long.upper()}? Explain.", "What is 2+3?", "Another train."]
+    rows = [{"id": str(i), "problem": text, "answer": "1"} for i, text in enumerate(problems)]
+    write_jsonl(tmp_path / "d.jsonl", rows)
+    dataset = Dataset(path=tmp_path / "d.jsonl", without=["test"])
+    prepare_dataset(dataset, "mine", tmp_path / "out", {"test": theirs})
+    assert [row["id"] for row in read_jsonl(tmp_path / "out/data.jsonl")] == ["2", "3"]
+    assert read_json(tmp_path / "out/meta.json")["dropped"] == {"test": 2}
+
+
+def test_a_dataset_may_have_no_answers(tmp_path):
+    write_jsonl(tmp_path / "d.jsonl", [{"id": "a", "prompt": "Write a program."}])
+    columns = {"problem": "prompt", "answer": None}
+    (row,) = prepare(tmp_path / "out", path=tmp_path / "d.jsonl", columns=columns)
+    assert row == {"id": "a", "prompt": "Write a program.", "problem": "Write a program."}
