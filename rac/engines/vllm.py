@@ -30,6 +30,7 @@ CPU_PAGE = 128  # tokens that they are kept together by, on a CPU
 # torch, a worker process, and vLLM's checks of the memory for keys and values, where memory is short.
 SHORT = (
     "out of memory",
+    "can't allocate memory",
     "No available memory for the cache blocks",
     "larger than the available KV cache memory",
     "is less than requested memory for kv",
