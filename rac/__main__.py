@@ -45,6 +45,8 @@ Output = Annotated[Path, typer.Option(help="what is written, whole or not at all
 Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
 Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
+Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
+Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
 File = Annotated[Path, typer.Option()]
 
@@ -79,13 +81,15 @@ def traces(
     model_spec: Annotated[Any, definition(definitions.Model)],
     model: Folder,
     dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    engine: Engine,
+    tensor_parallel: Parallel,
     code: Code,
     output: Output,
 ) -> None:
     """On-policy chains of thought of the dense model."""
     from rac.traces import write_traces
 
-    write_traces(spec, name, model_spec, model, dataset, code, output)
+    write_traces(spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
 
 
 @app.command()
@@ -164,6 +168,8 @@ def generate(
     model_spec: Annotated[Any, definition(definitions.Model)],
     checkpoint: Folder,
     requests: File,
+    engine: Engine,
+    tensor_parallel: Parallel,
     code: Code,
     output: Output,
     record: Output,
@@ -171,7 +177,9 @@ def generate(
     """A checkpoint's answers."""
     from rac.generate import write_generations
 
-    write_generations(spec, model_spec, checkpoint, requests, code, output, record)
+    write_generations(
+        *(spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output, record)
+    )
 
 
 @app.command()

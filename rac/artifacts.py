@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import platform
@@ -228,12 +229,17 @@ def sha256_json(value: Any) -> str:
 
 
 def parts(
-    work: Path, header: dict, count: int, compute: Callable[[int], list[dict]]
+    work: Path, header: dict, compute: Callable[[list[dict]], Iterable[Iterable[dict]]]
 ) -> Iterator[list[dict]]:
-    """Yield the rows of parts 0 … count-1, computing only those that `work` does not hold yet.
+    """Yield the rows of the parts that `work` holds, then those of what `compute` adds to them.
 
     A part is a file, fsynced before it counts, so a kill loses the part in flight and nothing else. The
     folder belongs to `header` (parameters, code and inputs): parts of another header are thrown away.
+
+    Args:
+        work: the folder.
+        header: what the rows hang on.
+        compute: called with all stored rows once they are read; gives the rows of one part after another.
     """
     header_file, identity = work / "header.json", sha256_json(header)
     if work.exists():
@@ -244,10 +250,15 @@ def parts(
             shutil.rmtree(work)
     if not header_file.exists():
         write_json(header_file, {"identity": identity, **header})
-    for i in range(count):
-        part = work / f"part-{i:05d}.jsonl.zst"
-        if not part.exists():
-            write_jsonl(part, compute(i))
+    stored = []
+    for part in sorted(work.glob("part-*.jsonl.zst")):
+        rows = read_jsonl(part)
+        stored += rows
+        yield rows
+    names = (work / f"part-{i:05d}.jsonl.zst" for i in itertools.count())
+    free = (name for name in names if not name.exists())
+    for part, new in zip(free, compute(stored), strict=False):
+        write_jsonl(part, new)
         yield read_jsonl(part)
 
 

@@ -41,6 +41,11 @@ class Model(Strict):
     threads: PositiveInt | None = Field(
         None, description="CPU threads of a job that runs the model; all cores if left out"
     )
+    engine: Literal["auto", "transformers", "vllm"] = Field(
+        "auto",
+        description="what samples; `auto`: vllm where its GPU build is installed, unless in float32",
+    )
+    tensor_parallel: PositiveInt = Field(1, description="vllm: GPUs that share each layer")
     sampling: Sampling = Sampling()
     system: str | None = Field(None, description="a system prompt before every problem")
     thinking: bool | None = Field(

@@ -17,11 +17,12 @@ PACKAGE = Path(__file__).parent
 # Without this, every edit of the configuration's checks would recompute everything.
 APART = {"rac.config", "rac.variants", "rac.schema", "rac.errors", "rac.progress"}
 
-# Not followed either, but named by the rule whose definition asks for them: a solver, a way to quantize, …
+# Not followed either, but named by the rule whose definition asks for them: a solver, an engine, …
 CHOSEN = {
     *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
     *("rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized", "rac.models.narrow"),
     *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct", "rac.select"),
+    *("rac.engines.transformers", "rac.engines.vllm"),
 }
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))
@@ -29,15 +30,15 @@ TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate
 STAGES = {
     "dataset": ["rac.datasets.prepare"],
     "model": ["rac.models.prepare"],
-    "traces": ["rac.traces", "rac.engines.transformers"],
+    "traces": ["rac.traces"],  # and the model's engine
     "sources": ["rac.sources"],
     "hessians": ["rac.hessians"],
     "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
-    "generate": ["rac.generate", "rac.engines.transformers"],
+    "generate": ["rac.generate"],  # and the model's engine
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],
     "diagnostics": ["rac.diagnostics"],
-    "runtime": ["rac.runtime"],
+    "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],
     "report": ["rac.report.page", "rac.matrix", "report/page.html"],
 }

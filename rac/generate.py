@@ -8,7 +8,8 @@ import torch
 
 from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval, Model
-from rac.engines.chunks import Prompt, sample_chunks
+from rac.engines import Task, version
+from rac.engines.samples import Prompt, draw_samples
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
 
@@ -18,19 +19,22 @@ def write_generations(
     model: Model,
     checkpoint: Path,
     requests: Path,
+    engine: str,
+    tensor_parallel: int,
     code: str,
     output: Path,
     record: Path,
 ) -> None:
     """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
 
-    An interrupted stage goes on after its last whole chunk (`work/` beside the output).
+    An interrupted stage goes on after its last stored samples (`work/` beside the output).
 
     Args:
         evaluation: samples a problem, budget, batch and seed.
         model: the dense model's definition (sampling, dtype), the same for all of its cells.
         checkpoint: the dense or compressed Hugging Face folder.
         requests: requests.jsonl.zst.
+        engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
         code: fingerprint of the code, so that parts of another version are thrown away.
         output: generations.jsonl.zst.
         record: generation.json.
@@ -46,28 +50,25 @@ def write_generations(
         "eval": evaluation.model_dump(mode="json"),
         "sampling": model.sampling.model_dump(),
         "dtype": model.dtype,
+        "engine": f"{engine} {version(engine)}",
         "weights": checkpoints.identity(checkpoint),
         "requests": sha256_file(requests),
         "stop": stop,
         "threads": torch.get_num_threads(),
         "code": code,
     }
+    task = Task(
+        checkpoint=checkpoint,
+        dtype=model.dtype,
+        sampling=model.sampling,
+        max_new_tokens=evaluation.max_new_tokens,
+        longest=max((len(prompt.token_ids) for prompt in prompts), default=0),
+        batch=len(prompts) if engine == "vllm" else evaluation.batch,
+        tensor_parallel=tensor_parallel,
+    )
     work = output.parent / "work"
     with progress("generate", len(prompts) * evaluation.max_new_tokens) as update:
-        chunks = sample_chunks(
-            prompts,
-            evaluation.batch,
-            evaluation.seed,
-            model.sampling,
-            evaluation.max_new_tokens,
-            checkpoint,
-            "transformers",
-            model.dtype,
-            work,
-            inputs,
-            update,
-        )
-        samples = [sample for chunk in chunks for sample in chunk]
+        samples = list(draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update))
     rows = []
     for (i, request), sample in zip(asked, samples, strict=True):
         ids = sample["token_ids"]

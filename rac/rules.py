@@ -12,6 +12,7 @@ from typing import Any
 
 from rac.config import Config
 from rac.datasets import embedded, files
+from rac.engines import choose
 from rac.evaluate.harness import task_file
 from rac.fingerprint import stage
 from rac.matrix import Cell, restrict
@@ -46,7 +47,7 @@ def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
     """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
-    unread = {"threads", *without}
+    unread = {"threads", "engine", "tensor_parallel", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
         exclude=unread
     )
@@ -65,6 +66,27 @@ def dtype(config: Config, wildcards: Any) -> str:
 def threads(config: Config, wildcards: Any) -> int:
     """CPU threads of a job that runs the model."""
     return config.models[wildcards.model].threads or os.cpu_count() or 1
+
+
+def engine(config: Config, wildcards: Any) -> str:
+    """What samples from a model and all that is compressed from it."""
+    model = config.models[wildcards.model]
+    return choose(model.engine, model.dtype)
+
+
+def tensor_parallel(config: Config, wildcards: Any) -> int:
+    """GPUs that the engine spreads a model over."""
+    return config.models[wildcards.model].tensor_parallel
+
+
+def traces_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the traces stage, with the model's engine."""
+    return stage("traces", f"rac.engines.{engine(config, wildcards)}")
+
+
+def generate_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the generate stage, with the model's engine."""
+    return stage("generate", f"rac.engines.{engine(config, wildcards)}")
 
 
 def dataset_file(config: Config, wildcards: Any) -> list[str]:

@@ -1,6 +1,5 @@
 """Stage `traces`: on-policy chains of thought, sampled from the dense model until a token budget is met."""
 
-import itertools
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import torch
 
 from rac.artifacts import provenance, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
 from rac.config import Model, Source
-from rac.engines.chunks import Prompt, sample_chunks
+from rac.engines import Task, version
+from rac.engines.samples import Prompt, draw_samples
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
@@ -17,17 +17,26 @@ from rac.sources import prompt_ids
 
 
 def write_traces(
-    source: Source, name: str, model: Model, folder: Path, dataset: Path, code: str, output: Path
+    source: Source,
+    name: str,
+    model: Model,
+    folder: Path,
+    dataset: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+    output: Path,
 ) -> None:
     """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
 
     Which samples are taken does not depend on interruptions. An interrupted stage goes on after its last
-    whole chunk (`work/` beside the output).
+    stored samples (`work/` beside the output).
 
     Args:
         source: the source's definition; name: its name.
         model: the model's definition; folder: its Hugging Face folder.
         dataset: the dataset's data.jsonl.
+        engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
         code: fingerprint of the code, so that parts of another version are thrown away.
         output: traces.jsonl.zst; info.json with counts and provenance is written beside it.
 
@@ -46,6 +55,7 @@ def write_traces(
         "source": source.model_dump(mode="json"),
         "sampling": model.sampling.model_dump(),
         "dtype": model.dtype,
+        "engine": f"{engine} {version(engine)}",
         "weights": checkpoint.identity(folder),
         "dataset": sha256_file(dataset),
         "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
@@ -53,23 +63,23 @@ def write_traces(
         "threads": torch.get_num_threads(),
         "code": code,
     }
+    longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
+    # vLLM works on as many samples at once as the budget takes for sure: what is in work when it is met
+    # was for nothing.
+    needed = source.tokens // (longest + source.max_new_tokens)
+    task = Task(
+        checkpoint=folder,
+        dtype=model.dtype,
+        sampling=model.sampling,
+        max_new_tokens=source.max_new_tokens,
+        longest=longest,
+        batch=max(source.batch, needed) if engine == "vllm" else source.batch,
+        tensor_parallel=tensor_parallel,
+    )
     work = output.parent / "work"
     rows, tokens = [], 0
     with progress(f"traces {name}", source.tokens) as update:
-        chunks = sample_chunks(
-            prompts,
-            source.batch,
-            source.seed,
-            model.sampling,
-            source.max_new_tokens,
-            folder,
-            "transformers",
-            model.dtype,
-            work,
-            inputs,
-            update,
-        )
-        samples = itertools.chain.from_iterable(chunks)
+        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update)
         for prompt, sample in zip(prompts, samples, strict=False):
             token_ids = prompt.token_ids + sample["token_ids"]
             rows.append(

@@ -12,11 +12,15 @@ rule generate:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        tensor_parallel=ask("tensor_parallel"),
     params:
         spec=spec("evals", "eval"),
         model=spec("models", "model"),
-        code=stage("generate"),
+        engine=ask("engine"),
+        code=ask("generate_code"),
     shell:
         "python -m rac generate --spec {params.spec:q} --model-spec {params.model:q}"
-        " --checkpoint {input.checkpoint:q} --requests {input.requests:q} --code {params.code}"
-        " --output {output.generations:q} --record {output.record:q} > {log:q} 2>&1"
+        " --checkpoint {input.checkpoint:q} --requests {input.requests:q}"
+        " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
+        " --code {params.code} --output {output.generations:q} --record {output.record:q} > {log:q} 2>&1"

@@ -12,11 +12,15 @@ rule traces:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        tensor_parallel=ask("tensor_parallel"),
     params:
         spec=spec("sources", "source"),
         model=spec("models", "model"),
-        code=stage("traces"),
+        engine=ask("engine"),
+        code=ask("traces_code"),
     shell:
         "python -m rac traces --spec {params.spec:q} --name {wildcards.source}"
         " --model-spec {params.model:q} --model {input.model:q} --dataset {input.dataset:q}"
+        " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " --code {params.code} --output {output.traces:q} > {log:q} 2>&1"

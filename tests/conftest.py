@@ -144,24 +144,30 @@ def tiny_hessians(tiny_model, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def break_off_once(monkeypatch):
-    """A function after which the engine breaks off in its second chunk, once; returns each call's prompts."""
-    from rac.engines import chunks
+    """A function after which the engine breaks off in its second group, once.
 
-    opened, calls = chunks.open_engine, []
+    It returns the groups that are computed, each as the range of samples (by order) that it holds.
+    """
+    from rac.engines import samples
+
+    opened, computed, total = samples.open_engine, [], []
 
     def fragile(*arguments):
         run = opened(*arguments)
 
-        def generate(*arguments):
-            calls.append(arguments[0])
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return run(*arguments)
+        def generate(prompts, *arguments):
+            total.append(len(prompts))
+            for group in run(prompts, *arguments):
+                start = total[0] - len(prompts) + group[0][0]
+                computed.append(range(start, start + len(group)))
+                if len(computed) == 2:
+                    raise KeyboardInterrupt
+                yield group
 
         return generate
 
     def install():
-        monkeypatch.setattr(chunks, "open_engine", fragile)
-        return calls
+        monkeypatch.setattr(samples, "open_engine", fragile)
+        return computed
 
     return install

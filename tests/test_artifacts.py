@@ -270,11 +270,21 @@ def never(i: int) -> list[dict]:
     raise AssertionError(f"part {i} was computed again")
 
 
+def up_to(count: int, compute):
+    """What adds to the parts that are stored those that are missing of 0 … count-1."""
+
+    def missing(stored: list[dict]):
+        done = {row["part"] for row in stored}
+        return (compute(i) for i in range(count) if i not in done)
+
+    return missing
+
+
 def test_parts_are_computed_once(tmp_path):
     work = tmp_path / "work"
-    first = list(artifacts.parts(work, {"seed": 1}, 3, squares))
+    first = list(artifacts.parts(work, {"seed": 1}, up_to(3, squares)))
     assert first == [squares(0), squares(1), squares(2)]
-    assert list(artifacts.parts(work, {"seed": 1}, 3, never)) == first
+    assert list(artifacts.parts(work, {"seed": 1}, up_to(3, never))) == first
 
 
 def test_parts_stop_where_their_reader_does(tmp_path):
@@ -284,16 +294,16 @@ def test_parts_stop_where_their_reader_does(tmp_path):
         computed.append(i)
         return squares(i)
 
-    next(artifacts.parts(tmp_path / "work", {}, 3, compute))
+    next(artifacts.parts(tmp_path / "work", {}, up_to(3, compute)))
     assert computed == [0]
 
 
 def test_parts_of_another_header_are_thrown_away_out_loud(tmp_path, capsys):
     work = tmp_path / "work"
-    list(artifacts.parts(work, {"seed": 1}, 2, squares))
+    list(artifacts.parts(work, {"seed": 1}, up_to(2, squares)))
     assert capsys.readouterr().err == ""
-    other = list(artifacts.parts(work, {"seed": 2}, 2, lambda i: [{"other": i}]))
-    assert other == [[{"other": 0}], [{"other": 1}]]
+    other = list(artifacts.parts(work, {"seed": 2}, up_to(2, lambda i: [{"part": -i}])))
+    assert other == [[{"part": 0}], [{"part": -1}]]
     assert capsys.readouterr().err == (
         f"{work}: parts of another definition or code are thrown away\n"
     )
@@ -306,7 +316,7 @@ def test_a_part_that_fails_leaves_the_ones_before_it(tmp_path):
         return squares(i)
 
     with pytest.raises(RuntimeError):
-        list(artifacts.parts(tmp_path, {}, 3, fails_at_two))
+        list(artifacts.parts(tmp_path, {}, up_to(3, fails_at_two)))
     assert everything_in(tmp_path) == {
         "header.json",
         "part-00000.jsonl.zst",
@@ -316,13 +326,22 @@ def test_a_part_that_fails_leaves_the_ones_before_it(tmp_path):
 
 def test_a_damaged_part_is_one_line_that_names_it(tmp_path):
     # A part gets its name when it is whole, so damage means trouble of the disk: the user is told.
-    list(artifacts.parts(tmp_path, {}, 2, squares))
+    list(artifacts.parts(tmp_path, {}, up_to(2, squares)))
     part = tmp_path / "part-00001.jsonl.zst"
     part.write_bytes(part.read_bytes()[:-5])
     with pytest.raises(RacError, match=r"part-00001\.jsonl\.zst is damaged: .*delete it"):
-        list(artifacts.parts(tmp_path, {}, 2, never))
+        list(artifacts.parts(tmp_path, {}, up_to(2, never)))
     part.unlink()
-    assert list(artifacts.parts(tmp_path, {}, 2, squares)) == [squares(0), squares(1)]
+    assert list(artifacts.parts(tmp_path, {}, up_to(2, squares))) == [squares(0), squares(1)]
+
+
+def test_a_part_that_was_deleted_is_the_only_one_that_is_computed_again(tmp_path):
+    list(artifacts.parts(tmp_path, {}, up_to(3, squares)))
+    before = everything_in(tmp_path)
+    (tmp_path / "part-00001.jsonl.zst").unlink()
+    again = list(artifacts.parts(tmp_path, {}, up_to(3, squares)))
+    assert again == [squares(0), squares(2), squares(1)]
+    assert everything_in(tmp_path) == before
 
 
 def test_a_killed_stage_goes_on_after_its_last_whole_part(tmp_path):
@@ -336,10 +355,8 @@ def test_a_killed_stage_goes_on_after_its_last_whole_part(tmp_path):
         print("in part 2", flush=True)
         time.sleep(600)
 
-    def compute(i):
-        return rows() if i == 2 else [{"part": i, "square": i * i}]
-
-    list(artifacts.parts(Path(sys.argv[1]), {"seed": 1}, 4, compute))
+    parts = ([{"part": i, "square": i * i}] if i < 2 else rows() for i in range(4))
+    list(artifacts.parts(Path(sys.argv[1]), {"seed": 1}, lambda stored: parts))
     """
     work = tmp_path / "work"
     process = start(script, work)
@@ -351,9 +368,11 @@ def test_a_killed_stage_goes_on_after_its_last_whole_part(tmp_path):
         computed.append(i)
         return squares(i)
 
-    assert list(artifacts.parts(work, {"seed": 1}, 4, compute)) == [squares(i) for i in range(4)]
+    assert list(artifacts.parts(work, {"seed": 1}, up_to(4, compute))) == [
+        squares(i) for i in range(4)
+    ]
     assert computed == [2, 3]
-    assert list(artifacts.parts(tmp_path / "unbroken", {"seed": 1}, 4, squares)) == [
+    assert list(artifacts.parts(tmp_path / "unbroken", {"seed": 1}, up_to(4, squares))) == [
         squares(i) for i in range(4)
     ]
     unbroken, resumed = (

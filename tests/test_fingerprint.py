@@ -27,7 +27,11 @@ SOLVERS = list(NEEDS_HESSIAN)
 def stages() -> dict[str, str]:
     fingerprint._read.cache_clear()
     chosen = {f"compress {name}": ("compress", f"rac.solvers.{name}") for name in SOLVERS}
-    plain = {name: (name,) for name in fingerprint.STAGES if name != "compress"}
+    for engine in ("transformers", "vllm"):
+        for name in ("traces", "generate"):
+            chosen[f"{name} {engine}"] = (name, f"rac.engines.{engine}")
+    names = {name for name, *_ in chosen.values()}
+    plain = {name: (name,) for name in fingerprint.STAGES if name not in names}
     return {name: fingerprint.stage(*names) for name, names in (plain | chosen).items()}
 
 
@@ -73,14 +77,16 @@ def test_docstrings_change_nothing_and_other_strings_do(package):
 
 def test_code_changes_the_stages_that_import_it_at_any_depth(package):
     assert changed_by(package, "datasets/files.py", CODE) == {"dataset"}
-    assert changed_by(package, "traces.py", CODE) == {"traces"}
-    assert changed_by(package, "generate.py", CODE) == {"generate"}
+    engines = ("transformers", "vllm")
+    assert changed_by(package, "traces.py", CODE) == {f"traces {name}" for name in engines}
+    assert changed_by(package, "generate.py", CODE) == {f"generate {name}" for name in engines}
     assert changed_by(package, "compress.py", CODE) == {f"compress {name}" for name in SOLVERS}
-    sampling = {"traces", "generate", "runtime"}
-    assert changed_by(package, "engines/transformers.py", CODE) == sampling
-    assert {"dataset", "model", "traces", "generate", "score"} <= changed_by(
-        package, "artifacts.py", CODE
-    )
+    sampled = {"traces vllm", "generate vllm"}
+    assert changed_by(package, "engines/vllm.py", CODE) == sampled
+    sampled = {"traces transformers", "generate transformers"}
+    assert changed_by(package, "engines/transformers.py", CODE) == sampled | {"runtime"}
+    everywhere = changed_by(package, "artifacts.py", CODE)
+    assert {"dataset", "model", "traces vllm", "generate transformers", "score"} <= everywhere
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -1,10 +1,12 @@
 """Answers: a row a problem and sample, the text as the model wrote it, and the same after a kill."""
 
+import importlib.metadata
+
 import pytest
 
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval, Model
-from rac.engines import Completion, chunks, sample_seed
+from rac.engines import Completion, sample_seed, samples
 from rac.generate import write_generations
 from rac.models.checkpoint import load_tokenizer
 
@@ -21,7 +23,8 @@ def requests(tmp_path):
 
 def write(model, requests, folder, evaluation=EVAL):
     output = folder / "generations.jsonl.zst"
-    write_generations(evaluation, MODEL, model, requests, "c", output, folder / "generation.json")
+    record = folder / "generation.json"
+    write_generations(evaluation, MODEL, model, requests, "transformers", 1, "c", output, record)
     return read_jsonl(output)
 
 
@@ -31,6 +34,8 @@ def test_rows_are_by_problem_then_sample_with_their_own_seeds(tiny_model, reques
     assert pairs == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
     assert all(row["seed"] == sample_seed(row["id"], row["sample"], 5) for row in rows)
     record = read_json(tmp_path / "out" / "generation.json")
+    made = record["provenance"]["inputs"]["engine"]
+    assert made == f"transformers {importlib.metadata.version('transformers')}"
     assert record["tokens"] == sum(row["tokens"] for row in rows)
     assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["seconds"])
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
@@ -47,11 +52,12 @@ def test_text_is_what_was_sampled_without_the_stop_token_and_with_other_special_
     ids = tokenizer.encode(said, add_special_tokens=False)
     pad, stop = tokenizer.pad_token_id, 2
     answers = [Completion([*ids, pad, stop], "stop"), Completion(ids, "length")]
+    answers *= 3
     monkeypatch.setattr(
-        chunks, "open_engine", lambda *a: lambda prompts, *rest: answers[: len(prompts)]
+        samples, "open_engine", lambda *task: lambda *prompts: [list(enumerate(answers))]
     )
     rows = write(tiny_model, requests, tmp_path / "out")
-    finished, cut = rows[0], rows[2]
+    finished, cut = rows[0], rows[2]  # samples 0 of all problems come first
     assert finished["text"] == said + tokenizer.convert_ids_to_tokens(pad)
     assert (finished["token_ids"], finished["tokens"]) == ([*ids, pad], len(ids) + 2)
     assert (cut["text"], cut["token_ids"], cut["tokens"]) == (said, ids, len(ids))
@@ -68,7 +74,7 @@ def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
     tiny_model, requests, tmp_path, break_off_once
 ):
     write(tiny_model, requests, tmp_path / "unbroken")
-    calls = break_off_once()
+    computed = break_off_once()
     with pytest.raises(KeyboardInterrupt):
         write(tiny_model, requests, tmp_path / "broken")
     write(tiny_model, requests, tmp_path / "broken")
@@ -76,4 +82,4 @@ def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
         (tmp_path / name / "generations.jsonl.zst").read_bytes() for name in ("unbroken", "broken")
     )
     assert broken == unbroken
-    assert calls[2:] == [calls[1], calls[3]] and len(calls) == 4
+    assert computed == [range(0, 2), range(2, 4), range(2, 4), range(4, 6)]

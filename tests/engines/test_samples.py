@@ -1,0 +1,88 @@
+"""Samples come in the order of prompts, are computed once, and are seeded by prompt and sample alone."""
+
+from pathlib import Path
+
+import pytest
+
+from rac.config import Sampling
+from rac.engines import Completion, Task, sample_seed, samples
+from rac.engines.samples import Prompt, draw_samples
+
+PROMPTS = [Prompt(f"p{i}", sample, [i, sample]) for i in range(5) for sample in range(2)]
+TASK = Task(Path("model"), "float32", Sampling(), 8, 2, 4)
+
+
+def echo(prompts, seeds):
+    return [Completion([*ids, seed % 97], "stop") for ids, seed in zip(prompts, seeds, strict=True)]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Prompts that an engine which echoes prompt and seed was asked for; None for each opening.
+
+    It hands on groups of two, in another order than that of prompts.
+    """
+    asked: list[list[list[int]] | None] = []
+
+    def open_engine(name, task):
+        assert (name, task) == ("fake", TASK)
+        asked.append(None)
+
+        def generate(prompts, seeds, progress):
+            answers = echo(prompts, seeds)
+            order = sorted(range(len(prompts)), key=lambda i: i ^ 2)  # 2, 3, 0, 1, 6, 7, 4, …
+            for start in range(0, len(order), 2):
+                group = order[start : start + 2]
+                asked.append([prompts[i] for i in group])
+                progress(len(group))
+                yield [(i, answers[i]) for i in group]
+
+        return generate
+
+    monkeypatch.setattr(samples, "open_engine", open_engine)
+    return asked
+
+
+def draw(work, seed=0, prompts=PROMPTS, progress=lambda tokens: None):
+    return draw_samples(prompts, seed, "fake", TASK, work, {"a": 1}, progress)
+
+
+def test_samples_come_in_the_order_of_prompts_whatever_finishes_first(tmp_path, opened):
+    rows = list(draw(tmp_path / "w"))
+    assert [(row["id"], row["sample"]) for row in rows] == [prompt[:2] for prompt in PROMPTS]
+    for prompt, row in zip(PROMPTS, rows, strict=True):
+        assert row["seed"] == sample_seed(prompt.id, prompt.sample, 0)
+        assert row["token_ids"] == [*prompt.token_ids, row["seed"] % 97]
+        assert row["seconds"] > 0 and row["finish_reason"] == "stop"
+    assert opened[:2] == [None, [PROMPTS[2].token_ids, PROMPTS[3].token_ids]]
+    assert len(opened) == 6
+
+
+def test_what_is_stored_is_not_computed_again_and_no_engine_is_opened_for_it(tmp_path, opened):
+    first = list(draw(tmp_path / "w"))
+    opened.clear()
+    assert list(draw(tmp_path / "w")) == first
+    assert opened == []
+    (tmp_path / "w" / "part-00001.jsonl.zst").unlink()
+    again = list(draw(tmp_path / "w"))
+    assert opened == [None, [PROMPTS[0].token_ids, PROMPTS[1].token_ids]]
+    assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in first]
+
+
+def test_the_engine_stops_where_its_reader_does(tmp_path, opened):
+    reader = draw(tmp_path / "w")
+    assert next(reader)["id"] == "p0"
+    reader.close()
+    assert len(opened) == 3  # opened, and two groups of five
+
+
+def test_no_prompts_are_no_samples(tmp_path, opened):
+    assert list(draw(tmp_path / "w", prompts=[])) == []
+    assert opened == []
+
+
+def test_seeds_hang_on_prompt_sample_and_seed_and_fit_torch():
+    seeds = {sample_seed(i, n, s) for i in ("a", "b", "1") for n in range(3) for s in range(3)}
+    assert len(seeds) == 27
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert sample_seed("a", 0, 0) == sample_seed("a", 0, 0)
