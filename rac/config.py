@@ -28,6 +28,7 @@ class Sampling(Strict):
 
     temperature: float = Field(0.6, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
+    top_k: PositiveInt | None = Field(None, description="the most probable tokens; all if left out")
 
 
 class Model(Strict):
