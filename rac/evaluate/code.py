@@ -21,6 +21,11 @@ from rac.evaluate import functions
 from rac.evaluate.sandbox import Ended, Limits, check, finish, run, start
 from rac.evaluate.thoughts import answer_part
 
+# What Python's site module, which is left out, would have done; then the program, as a script.
+LAUNCH = """\
+__import__("builtins").exit = __import__("builtins").quit = __import__("sys").exit
+exec(compile(open(__file__[:-9] + "program.py", "rb").read(), "program.py", "exec"))
+"""
 TIME, MEMORY = Limits().seconds, Limits().memory
 
 
@@ -174,7 +179,8 @@ def _short(text: str) -> str:
 
 def _feed(program: str, test: dict[str, Any], limits: Limits, sandbox: str) -> tuple[str, str]:
     """One test of the kind {"input", "output"}."""
-    ended = run({"program.py": program}, "program.py", test["input"].encode(), limits, sandbox)
+    files = {"launch.py": LAUNCH, "program.py": program}
+    ended = run(files, "launch.py", test["input"].encode(), limits, sandbox)
     if ended.how != "exited":
         return ended.how, _spent(ended)
     if ended.status != 0:

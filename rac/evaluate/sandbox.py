@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ ENVIRONMENT = {
     # The threads of numerical libraries would use up the limits on machines with many cores.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONPATH": sysconfig.get_path("platlib"),
 }
 INSTALL = (
     "programs that models write run in bubblewrap, which is missing; install it with: "
@@ -147,7 +149,8 @@ def _spawn(
     err: BinaryIO,
 ) -> Running:
     inside = box if level == "rlimits" else Path(BOX)
-    python = [sys.executable, "-s", "-P", "-B", str(inside / main)]
+    # Without site (-S), which reads all .pth files: most of the time that Python needs to start.
+    python = [os.path.realpath(sys.executable), "-s", "-S", "-P", "-B", str(inside / main)]
     command = [*_limited(limits, level), *python]
     passed: list[int] = []
     report = None
