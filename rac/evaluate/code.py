@@ -10,8 +10,9 @@ import json
 import os
 import re
 import secrets
+from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,13 +103,18 @@ def grade_many(
         RacError: as `grade_code`.
     """
     check(sandbox)
-    workers = ThreadPoolExecutor(parallel or len(os.sched_getaffinity(0)))
+    parallel = parallel or len(os.sched_getaffinity(0))
+    workers = ThreadPoolExecutor(parallel)
+    waiting: deque[Future[Grade]] = deque()
+    grades = []
     try:
-        graded = [
-            workers.submit(grade_code, program, tests, time_limit, memory_limit, sandbox)
-            for program, tests in jobs
-        ]
-        return [grade.result() for grade in graded]
+        for program, tests in jobs:
+            if len(waiting) >= 4 * parallel:  # tests can be large: few are held at a time
+                grades.append(waiting.popleft().result())
+            waiting.append(
+                workers.submit(grade_code, program, tests, time_limit, memory_limit, sandbox)
+            )
+        return grades + [grade.result() for grade in waiting]
     finally:
         workers.shutdown(cancel_futures=True)
 
@@ -131,7 +137,8 @@ def extract_program(response: str, finished: bool = True) -> tuple[str | None, s
     if answer is None:
         return None, reason
     blocks: dict[str, str] = {}  # the last of each language
-    fence, language, lines = "", "", []
+    fence, language = "", ""
+    lines: list[str] = []
     for line in answer.splitlines(keepends=True):
         mark = _FENCE.fullmatch(line.rstrip())
         if not fence:
@@ -162,7 +169,9 @@ def same_output(output: str, expected: str) -> tuple[bool, str]:
     mine, right = output.strip().split("\n"), expected.strip().split("\n")
     for i, (line, wanted) in enumerate(zip(mine, right, strict=False), 1):
         a, b = line.split(), wanted.split()
-        if a != b and not (_numbers(a) and _numbers(b) and [*map(Decimal, a)] == [*map(Decimal, b)]):
+        if a != b and not (
+            _numbers(a) and _numbers(b) and [*map(Decimal, a)] == [*map(Decimal, b)]
+        ):
             return False, f"line {i} is {_short(line)}, not {_short(wanted)}"
     if len(mine) != len(right):
         return False, f"{len(mine)} lines, not {len(right)}"

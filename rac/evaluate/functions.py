@@ -217,11 +217,11 @@ def connect(raised: list[BaseException]) -> Callable[..., Any]:
             if answer[0] == "value":
                 return decode(answer[1], remote)
             kinds, message = answer[1:]
-            error = _exception(kinds, str(message))
+            told = _exception(kinds, str(message))
         except Exception as error:
             raise Ended(f"an answer is malformed ({type(error).__name__})") from None
-        raised.append(error)
-        raise error
+        raised.append(told)
+        raise told
 
     return ask
 

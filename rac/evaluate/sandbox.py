@@ -11,6 +11,7 @@ Level "rlimits": the same limits and watch on a plain process: for programs that
 import contextlib
 import functools
 import os
+import re
 import resource
 import select
 import shutil
@@ -84,6 +85,7 @@ class Running:
     err: BinaryIO
     limits: Limits
     deadline: float
+    told: bytes = b""  # what `report` said
     stopped: str = ""  # the limit that it was killed for
     ended: Ended | None = None
 
@@ -157,6 +159,7 @@ def _spawn(
     try:
         if level == "bubblewrap":
             report, told = os.pipe()
+            os.set_blocking(report, False)
             passed.append(told)
             filtered = _filter()
             if filtered is not None:
@@ -218,7 +221,17 @@ def _bubblewrap(box: Path, report: int, filtered: int | None) -> list[str]:
         return command
     # The kernel does not count root's processes, whatever a user namespace calls root. So another
     # user makes the sandbox, in a view of the system where it can reach a Python of root's.
-    view = [bwrap, *_system(str(box)), "--bind", "/proc", "/proc", "--dev-bind", "/dev", "/dev"]
+    view = [
+        bwrap,
+        "--die-with-parent",
+        *_system(str(box)),
+        "--bind",
+        "/proc",
+        "/proc",
+        "--dev-bind",
+        "/dev",
+        "/dev",
+    ]
     drop = ["/usr/bin/setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     return [*view, *drop, "--inh-caps=-all", "--bounding-set=-all", *command]
 
@@ -300,10 +313,17 @@ def _stop(program: Running, reason: str) -> None:
             os.killpg(program.process.pid, signal.SIGKILL)
         return
     # The first process of its PID namespace: the kernel reports its death when all others are dead.
-    inside = _children(program.process.pid)
-    for pid in inside or [program.process.pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    inside = re.search(rb'"child-pid": *(\d+)', _told(program))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(inside[1]) if inside else program.process.pid, signal.SIGKILL)
+
+
+def _told(program: Running) -> bytes:
+    """All that bubblewrap has reported so far."""
+    assert program.report is not None
+    with contextlib.suppress(BlockingIOError):
+        program.told += os.read(program.report, 65536)
+    return program.told
 
 
 def _end(program: Running) -> None:
@@ -328,17 +348,16 @@ def _reap(program: Running) -> None:
     code = program.process.returncode = os.waitstatus_to_exitcode(status)
     seconds = usage.ru_utime + usage.ru_stime
     out, err = (_read(file, program.limits.output) for file in (program.out, program.err))
-    if program.report is not None and not program.stopped:
-        told = os.read(program.report, 65536)
-        if b"exit-code" not in told:
-            raise RacError(f"bubblewrap made no sandbox: {_last_line(err) or f'status {code}'}")
+    untold = program.report is not None and b"exit-code" not in _told(program)
+    if untold and not program.stopped:
+        raise RacError(f"bubblewrap made no sandbox: {_last_line(err) or f'status {code}'}")
     how = program.stopped or "exited"
-    if how == "exited":
-        if seconds > program.limits.seconds:
-            how = "time limit"
-        elif max(len(out), len(err)) >= program.limits.output:
+    if how in ("exited", "stopped") and seconds > program.limits.seconds:
+        how = "time limit"
+    elif how == "exited":
+        if max(len(out), len(err)) >= program.limits.output:
             how = "output limit"
-        elif code != 0 and "MemoryError" in _last_line(err):
+        elif code != 0 and re.search("MemoryError|Cannot allocate memory", _last_line(err)):
             how = "memory limit"
     program.ended = Ended(how, code, out, err, seconds)
 
