@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from rac.compress import compress
-from rac.config import Calibration
+from rac.config import Calibration, Sampling
+from rac.engines import Task, open_engine, version
 from rac.hessians import accumulate
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS
