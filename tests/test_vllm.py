@@ -1,9 +1,9 @@
 """What `compress` writes, in stock vLLM: the same tokens and log-probabilities as in transformers.
 
-vLLM has an environment of its own (docs/formats.md). `pytest tests/test_vllm.py -rP` prints a line a case.
+`make test-vllm` runs this in an environment with vLLM; there, `pytest tests/test_vllm.py -rP` prints a line a
+case.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from rac.compress import compress
-from rac.config import Calibration
+from rac.config import Calibration, Sampling
+from rac.engines import Task, open_engine, version
 from rac.hessians import accumulate
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS
@@ -22,9 +23,7 @@ from rac.variants import Variant
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None, reason="vLLM is not installed in this Python"
-    ),
+    pytest.mark.skipif(version("vllm") is None, reason="vLLM is not installed in this Python"),
 ]
 
 # Greedy tokens after a prompt, and the log-probabilities of other, random tokens, in a process of its own:
@@ -172,6 +171,19 @@ def test_vllm_generates_what_transformers_does(
     assert gap < apart
     if model == "reasoner" and dtype == "float32":  # else some best tokens are too close to others
         assert same == 16
+
+
+@pytest.mark.parametrize(
+    "case", ["2:4 float32", "structured all float32", "w4a16 group 64 float16"]
+)
+def test_the_engine_takes_what_compress_writes(compressed, prompt, case):
+    model, variant, dtype, _ = CASES[case]
+    task = Task(compressed(model, variant), dtype, Sampling(top_p=1e-6), 16, len(prompt), 1)
+    found, same = (
+        [pair for group in open_engine(name, task)([prompt], [0], lambda n: None) for pair in group]
+        for name in ("vllm", "transformers")
+    )
+    assert found == same
 
 
 def test_vllms_own_qwen2_does_not_listen_to_head_dim(compressed, prompt):

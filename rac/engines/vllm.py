@@ -53,7 +53,7 @@ def open_engine(task: Task) -> Generate:
             "model's definition"
         )
     os.environ.update(ENVIRONMENT)  # before vLLM is imported
-    request = _requests(task)
+    request = requests(task)
     halved = False
 
     def halve(error: Exception) -> None:
@@ -137,7 +137,12 @@ def finished(
         yield done
 
 
-def _requests(task: Task) -> Callable[[list[int], int], tuple[Any, Any]]:
+def requests(task: Task) -> Callable[[list[int], int], tuple[Any, Any]]:
+    """A function (token ids, seed) → what vLLM takes: a prompt and its sampling parameters.
+
+    Raises:
+        RacError: the checkpoint names no token that ends an answer.
+    """
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind
@@ -162,9 +167,21 @@ def _requests(task: Task) -> Callable[[list[int], int], tuple[Any, Any]]:
 
 
 def _load(task: Task, halved: bool) -> Any:
-    """A vLLM engine with as large a batch as memory allows, or half of it."""
-    from transformers import AutoConfig
     from vllm import EngineArgs, LLMEngine
+    from vllm.usage.usage_lib import UsageContext
+
+    given = EngineArgs(**arguments(task, halved))
+    return LLMEngine.from_engine_args(given, usage_context=UsageContext.LLM_CLASS)
+
+
+def arguments(task: Task, halved: bool) -> dict[str, Any]:
+    """What vLLM is opened with: as large a batch as it deems right for the device, or half of it.
+
+    Raises:
+        RacError: the model has no positions for prompt and completion.
+    """
+    from transformers import AutoConfig
+    from vllm import EngineArgs
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
@@ -186,20 +203,18 @@ def _load(task: Task, halved: bool) -> Any:
             "enable_chunked_prefill": False,
         }
         step_tokens = max(step_tokens, length)
-    arguments = EngineArgs(
-        str(task.checkpoint),
-        dtype=task.dtype,
-        skip_tokenizer_init=True,
-        generation_config="vllm",  # no sampling parameters but ours
-        max_model_len=length,
-        max_num_seqs=together,
-        max_num_batched_tokens=max(step_tokens, together),
-        tensor_parallel_size=task.tensor_parallel,
-        enable_prefix_caching=True,
-        disable_log_stats=True,
-        **settings,
-    )
-    return LLMEngine.from_engine_args(arguments, usage_context=usage)
+    return settings | {
+        "model": str(task.checkpoint),
+        "dtype": task.dtype,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # no sampling parameters but ours
+        "max_model_len": length,
+        "max_num_seqs": together,
+        "max_num_batched_tokens": max(step_tokens, together),
+        "tensor_parallel_size": task.tensor_parallel,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+    }
 
 
 def _cpu_cache(config: Any, dtype: str, samples: int, length: int) -> int:

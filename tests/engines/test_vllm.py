@@ -118,7 +118,7 @@ def loads(monkeypatch):
         return found
 
     monkeypatch.setattr(engine, "version", lambda name: "0.32.0")
-    monkeypatch.setattr(engine, "_requests", lambda task: lambda token_ids, seed: (token_ids, seed))
+    monkeypatch.setattr(engine, "requests", lambda task: lambda token_ids, seed: (token_ids, seed))
     monkeypatch.setattr(engine, "_load", load)
     monkeypatch.setattr(engine, "_free", lambda: None)
     monkeypatch.setattr(engine, "ENVIRONMENT", {})
@@ -341,6 +341,29 @@ def write_traces(output):
 
 
 @marked
+def test_two_devices_that_share_the_layers_sample_as_one(tmp_path):
+    alone = write_traces(tmp_path / "a" / "t.jsonl.zst")
+    output = tmp_path / "b" / "t.jsonl.zst"
+    options = {
+        "--spec": DEFINITION.model_dump_json(),
+        "--name": "traces",
+        "--model-spec": MODEL.model_dump_json(),
+        "--model": tmp_path / "a" / "model",
+        "--dataset": tmp_path / "a" / "data.jsonl",
+        "--engine": "vllm",
+        "--tensor-parallel": 2,
+        "--code": "c",
+        "--output": output,
+    }
+    given = [str(part) for option in options.items() for part in option]
+    done = subprocess.run(
+        [sys.executable, "-m", "rac", "traces", *given], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_jsonl(output) == alone
+
+
+@marked
 def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_path):
     unbroken = write_traces(tmp_path / "a" / "t.jsonl.zst")
     made = read_json(tmp_path / "a" / "info.json")["provenance"]["inputs"]["engine"]
@@ -378,10 +401,10 @@ def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_p
     stored = [row["id"] for row in read_jsonl(part)]
     drawn = []
     with pytest.MonkeyPatch.context() as patched:
-        request = engine._requests
+        request = engine.requests
         patched.setattr(
             engine,
-            "_requests",
+            "requests",
             lambda task: lambda ids, seed: (drawn.append(seed), request(task)(ids, seed))[1],
         )
         assert write_traces(broken) == unbroken

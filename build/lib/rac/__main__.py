@@ -1,0 +1,312 @@
+"""python -m rac VERB …: one verb a stage, the only way that the workflow's rules call code.
+
+Definitions come as JSON, exactly as config.yaml states them. A message of one line and exit code 1 mean
+that something outside the code is to be put right.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import BaseModel, ValidationError
+
+from rac import config as definitions
+from rac.errors import RacError
+from rac.variants import Variant
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def definition(kind: type[BaseModel]) -> Any:
+    """An option that takes a definition of config.yaml as JSON."""
+    what = f"a {kind.__name__.lower()} as config.yaml defines it"
+    return typer.Option(parser=partial(parse, kind), metavar="JSON", help=what)
+
+
+def parse(kind: type[Kind], text: str) -> Kind:
+    """The definition that `text` holds as JSON.
+
+    Raises:
+        RacError: the first thing that is wrong with it.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([kind.__name__, *map(str, first["loc"])])
+        raise RacError(f"{where}: {first['msg']}") from None
+
+
+Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
+Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
+Name = Annotated[str, typer.Option(help="its name in config.yaml")]
+Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
+Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
+Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
+Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
+File = Annotated[Path, typer.Option()]
+
+
+@app.command()
+def dataset(
+    spec: Annotated[Any, definition(definitions.Dataset)],
+    name: Name,
+    output: Output,
+    without: Annotated[
+        list[Path], typer.Option(help="data.jsonl of datasets to be apart from")
+    ] = [],  # noqa: B006
+) -> None:
+    """Rows of problems or documents."""
+    from rac.datasets.prepare import prepare_dataset
+
+    prepare_dataset(spec, name, output, {file.parent.name: file for file in without})
+
+
+@app.command()
+def model(spec: Annotated[Any, definition(definitions.Model)], name: Name, output: Output) -> None:
+    """The dense model as a Hugging Face folder."""
+    from rac.models.prepare import prepare_model
+
+    prepare_model(spec, name, output)
+
+
+@app.command()
+def traces(
+    spec: Annotated[Any, definition(definitions.Source)],
+    name: Name,
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    model: Folder,
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    engine: Engine,
+    tensor_parallel: Parallel,
+    code: Code,
+    output: Output,
+) -> None:
+    """On-policy chains of thought of the dense model."""
+    from rac.traces import write_traces
+
+    write_traces(spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+
+
+@app.command()
+def sources(
+    spec: Annotated[Any, definition(definitions.Source)],
+    name: Name,
+    model: Folder,
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    output: Output,
+    traces: Annotated[Path | None, typer.Option(help="traces.jsonl.zst, for kind traces")] = None,
+    other_model: Annotated[Path | None, typer.Option(help="whose traces, if another's")] = None,
+) -> None:
+    """Token sequences of a source."""
+    from rac.sources import write_sequences
+
+    write_sequences(spec, name, model, dataset, traces, output, other_model)
+
+
+@app.command()
+def hessians(
+    dtype: Dtype,
+    model: Folder,
+    sequences: Annotated[Path, typer.Option(help="sequences.safetensors of the source")],
+    output: Output,
+) -> None:
+    """Hessians of the dense model over a source."""
+    from rac.hessians import accumulate
+
+    accumulate(model, sequences, dtype, output)
+
+
+@app.command()
+def compress(
+    spec: Annotated[Any, definition(Variant)],
+    calibration_spec: Annotated[str, typer.Option(metavar="JSON", help="null without Hessians")],
+    pattern: Annotated[str, typer.Option(help="as rac.solve takes it")],
+    model_name: Name,
+    calibration_name: Name,
+    variant_name: Name,
+    dtype: Dtype,
+    model: Folder,
+    output: Output,
+    hessians: Annotated[list[Path], typer.Option(help="folders, each called like its source")] = [],  # noqa: B006
+    sequences: Annotated[
+        list[Path], typer.Option(help="in folders called like their sources")
+    ] = [],  # noqa: B006
+) -> None:
+    """A compressed checkpoint."""
+    from rac.compress import compress as compress_model
+
+    names = {"model": model_name, "calibration": calibration_name, "variant": variant_name}
+    calibration = (
+        None if calibration_spec == "null" else parse(definitions.Calibration, calibration_spec)
+    )
+    stored = {folder.name: folder for folder in hessians}
+    of_source = {file.parent.name: file for file in sequences}
+    compress_model(model, stored, calibration, spec, pattern, names, output, of_source, dtype)
+
+
+@app.command()
+def requests(
+    task: Annotated[str, typer.Option(help="an lm-eval task")],
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    model: Folder,
+    output: Output,
+) -> None:
+    """The prompts of an evaluation, by lm-eval and the model's chat template."""
+    from rac.evaluate.requests import build_requests
+
+    build_requests(task, dataset, model, output)
+
+
+@app.command()
+def generate(
+    spec: Annotated[Any, definition(definitions.Eval)],
+    model_spec: Annotated[Any, definition(definitions.Model)],
+    checkpoint: Folder,
+    requests: File,
+    engine: Engine,
+    tensor_parallel: Parallel,
+    code: Code,
+    output: Output,
+    record: Output,
+) -> None:
+    """A checkpoint's answers."""
+    from rac.generate import write_generations
+
+    write_generations(
+        *(spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output, record)
+    )
+
+
+@app.command()
+def score(
+    spec: Annotated[Any, definition(definitions.Eval)],
+    dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    requests: File,
+    generations: File,
+    scores: Output,
+    metrics: Output,
+) -> None:
+    """Verdicts and metrics of stored answers."""
+    from rac.evaluate.score import score as score_generations
+
+    score_generations(spec, dataset, requests, generations, scores, metrics)
+
+
+@app.command()
+def diagnostics(
+    dtype: Dtype,
+    model: Folder,
+    checkpoint: Folder,
+    hessians: Annotated[Path, typer.Option(help="Hessians of held-out traces")],
+    thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
+    text: Annotated[Path, typer.Option(help="sequences of held-out text")],
+    output: Output,
+) -> None:
+    """Layer errors and losses on what no calibration saw."""
+    from rac.diagnostics import diagnose
+
+    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output)
+
+
+@app.command()
+def runtime(
+    spec: Annotated[Any, definition(definitions.Workload)],
+    dtype: Dtype,
+    model: Folder,
+    checkpoint: Folder,
+    output: Output,
+) -> None:
+    """Speed, memory and size beside the dense model's."""
+    from rac.runtime import measure_runtime
+
+    measure_runtime(spec, model, checkpoint, dtype, output)
+
+
+@app.command()
+def summary(
+    config: Annotated[Any, definition(definitions.Config)],
+    code_version: Annotated[str, typer.Option(help="of the code that made the numbers")],
+    output: Output,
+) -> None:
+    """The table of a run: summary.csv, comparisons.csv and summary.txt."""
+    from rac import matrix
+    from rac.report.summary import summarize
+
+    cells = matrix.summary_cells(config)
+    summarize(cells, config.run, matrix.identity(config), code_version, output)
+
+
+@app.command()
+def report(
+    config: Annotated[Any, definition(definitions.Config)],
+    summary: File,
+    comparisons: File,
+    output: Output,
+) -> None:
+    """The page of a run."""
+    from rac import artifacts, matrix
+    from rac.report.page import report as write_page
+
+    made = artifacts.provenance(config=config.model_dump(mode="json"))["provenance"]
+    command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
+    cells = matrix.report_cells(config)
+    write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
+
+
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
+    import yaml
+
+    from rac import plan as plans
+
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RacError(f"{config} cannot be read: {error}") from None
+    if run and isinstance(values, dict):
+        values["run"] = run
+    settings = definitions.validate(values, str(config))
+    rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
+    print(plans.table(rows), end="")
+
+
+@app.command()
+def train_reasoner(
+    output: Output,
+    seed: Annotated[int, typer.Option()] = 0,
+    steps: Annotated[int | None, typer.Option(help="the recipe's number if left out")] = None,
+) -> None:
+    """Train the embedded reasoner anew."""
+    from rac.models.reasoner import train
+
+    train.train(output, seed, train.STEPS if steps is None else steps)
+
+
+@app.command()
+def config_schema(output: Output) -> None:
+    """The JSON schema of config.yaml, for editors."""
+    from rac.artifacts import write_text
+
+    write_text(output, definitions.schema())
+
+
+def main() -> None:
+    """Run a verb; a RacError becomes one line on standard error and exit code 1."""
+    try:
+        app(prog_name="python -m rac")
+    except RacError as error:
+        print(f"rac: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

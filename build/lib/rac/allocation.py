@@ -1,0 +1,150 @@
+"""Non-uniform sparsity at the same total: which pattern each layer gets, by OWL or by EvoPress."""
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rac import evopress, hessians, layers, owl, solvers, sources
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.models.skeleton import default_device
+from rac.variants import Allocation, Variant
+
+Patterns = dict[str, str]  # a layer's name → pattern, as `rac.solve` takes it
+
+
+def by_owl(
+    model: Path,
+    located: Mapping[str, Path],
+    groups: list[dict],
+    terms: list[hessians.Term],
+    target: float,
+) -> tuple[Patterns, dict]:
+    """Shares of zeros by the outliers of each block (arXiv 2310.05175).
+
+    Args:
+        model, located: the dense model's folder; tensor → file.
+        groups: those in scope, of `rac.linear.in_scope`.
+        terms: of the calibration.
+        target: share of zeros over all of them.
+
+    Returns:
+        A pattern for each layer; the outlier ratio of each block, for the record.
+
+    Raises:
+        RacError: a weight or Hessian is missing, damaged or not finite.
+    """
+    ratios: list[float] = []
+    sizes: list[int] = []
+    names: list[list[str]] = []
+    for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+        combined, scores = hessians.combine(terms, block), []
+        names.append([])
+        for group in of_block:
+            for name in group["layers"]:
+                weight = layers.read(located, name, group["columns"], model)
+                scores.append(owl.wanda_scores(weight.float(), combined[group["name"]]))
+                names[-1].append(name)
+        try:
+            ratios.append(owl.outlier_ratio(scores))
+        except ValueError as problem:
+            raise RacError(f"block {block} of {model}: {problem}") from None
+        sizes.append(sum(of_layer.numel() for of_layer in scores))
+    shares = owl.owl(ratios, sizes, target)
+    patterns = {
+        name: _pattern(share)
+        for of_block, share in zip(names, shares, strict=True)
+        for name in of_block
+    }
+    return patterns, {"method": "owl", "outlier_ratios": ratios}
+
+
+def by_evopress(
+    model: Path,
+    located: Mapping[str, Path],
+    groups: list[dict],
+    terms: list[hessians.Term],
+    target: float,
+    variant: Variant,
+    asked: Allocation,
+    traces: Path,
+    dtype: str,
+    scratch: Path,
+) -> tuple[Patterns, dict]:
+    """Shares of zeros by a search for the least divergence from the dense model (arXiv 2410.14649).
+
+    Every layer is solved at all levels first, and waits in files: a step of the search is a pass of the
+    whole model, in memory, over some of the traces.
+
+    Args:
+        model, located, groups, terms, target: as for `by_owl`.
+        variant: the solver and its options.
+        asked: how to search.
+        traces: sequences.safetensors of the source that is searched on.
+        dtype: what the model runs in.
+        scratch: a folder of a disk that holds each layer in scope nine times for a while.
+
+    Returns:
+        A pattern for each layer; the divergence of uniform shares and after each generation (nats a
+        token), for the record.
+
+    Raises:
+        RacError: no trace has a decode token, or a layer has no solution.
+    """
+    device = default_device()
+    levels = evopress.grid(target, asked.step)
+    read = [s for s in sources.read(traces) if len(s.token_ids) > max(s.prompt_length, 1)]
+    if not read:
+        raise RacError(f"{traces}: no trace has a decode token to search on")
+    options = {key: getattr(variant, key) for key in solvers.options_of(str(variant.solver))}
+    sizes: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        files = {}
+        for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+            combined = hessians.combine(terms, block)
+            for group in of_block:
+                name = group["name"]
+                try:
+                    hessian = combined.pop(name).to(device)
+                    prepared = solvers.prepare(hessian, str(variant.solver), **options)
+                    for name in group["layers"]:
+                        stored = layers.read(located, name, group["columns"], model)
+                        weight = stored.to(device, torch.float32)
+                        solved = {
+                            str(level): solvers.prune(
+                                weight, prepared, _pattern(share), str(variant.solver), **options
+                            )
+                            .weight.to("cpu", stored.dtype)
+                            .contiguous()
+                            for level, share in levels.items()
+                        }
+                        sizes[name] = stored.numel()
+                        files[name] = Path(folder) / f"{name}.safetensors"
+                        save_file(solved, files[name])
+                except ValueError as problem:
+                    raise RacError(f"layer {name}: {problem}") from None
+
+        def solution(name: str, level: int) -> torch.Tensor:
+            with safe_open(files[name], "pt") as stored:
+                return stored.get_tensor(str(level))
+
+        network = checkpoint.load_model(model, dtype)
+        chosen = read[: asked.sequences]
+        fitness = evopress.divergence(network, list(sizes), solution, chosen)
+        found = evopress.evolve(
+            list(sizes.values()), list(levels), fitness, len(chosen), asked.generations, asked.seed
+        )
+    patterns = {
+        name: _pattern(levels[level]) for name, level in zip(sizes, found.assignment, strict=True)
+    }
+    return patterns, {"method": "evopress", "divergence": found.fitness}
+
+
+def _pattern(share: Fraction) -> str:
+    return f"unstructured {float(share)!r}"

@@ -1,0 +1,303 @@
+"""Files that are whole or absent: atomic writes, part files that survive a kill, hashes, provenance."""
+
+import contextlib
+import fcntl
+import glob
+import gzip
+import hashlib
+import importlib.metadata
+import io
+import itertools
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import zstandard
+from safetensors import SafetensorError
+
+from rac import __version__
+from rac.errors import RacError
+
+UMASK = os.umask(0)
+os.umask(UMASK)
+
+
+def _fsync(path: Path) -> None:
+    if not path.is_symlink() and path.is_file():
+        path.chmod(0o666 & ~UMASK)  # some writers make files that only their owner can read
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RacError(f"cannot write {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        if "I/O error" not in str(error):  # it is about a tensor, not about the file system
+            raise
+        raise RacError(f"cannot write {path}: {error}") from error
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` for this process; what killed processes left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = left.name.removesuffix(".tmp").rpartition(".")[2]
+        if process.isdigit() and not _alive(int(process)):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`.
+
+    After an exception or a kill, `path` is what it was before.
+
+    Raises:
+        RacError: the file system refuses (disk full, read-only, …), with the path.
+    """
+    path = Path(path)
+    with _write_errors(path):
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success its files are fsynced and it replaces `path`.
+
+    Raises:
+        RacError: the file system refuses (disk full, read-only, …), with the path.
+    """
+    path = Path(path)
+    with _write_errors(path):
+        temporary = _temporary(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
+                _fsync(file)
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RacError: missing, unreadable or not JSON, with the path.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RacError(f"{path} is missing") from None
+    except OSError as error:
+        raise RacError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Write `rows`, one JSON object a line, atomically; zstandard-compressed where the name ends in .zst."""
+    with atomic_file(path) as temporary, temporary.open("wb") as raw:
+        if str(path).endswith(".zst"):
+            with zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False) as stream:
+                _write_lines(stream, rows)
+        else:
+            _write_lines(raw, rows)
+
+
+def _write_lines(stream: Any, rows: Iterable[dict]) -> None:
+    for row in rows:
+        stream.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Read what `write_jsonl` wrote.
+
+    Raises:
+        RacError: missing, unreadable, cut or not JSON lines, with the path.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise RacError(f"{path} is missing") from None
+    except OSError as error:
+        raise RacError(f"cannot read {path}: {error.strerror or error}") from None
+    try:
+        return parse_jsonl(content, "zst" if path.name.endswith(".zst") else None)
+    except ValueError as error:
+        raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
+
+
+def parse_jsonl(content: bytes, compression: Literal["zst", "gz"] | None = None) -> list[dict]:
+    """The rows of JSON lines; blank lines are skipped.
+
+    Raises:
+        ValueError: cut, of another compression, or a line is not a JSON object.
+    """
+    if compression == "zst":
+        content = _decompressed(content)
+    elif compression == "gz":
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(str(error)) from None
+    rows = [json.loads(line) for line in io.BytesIO(content) if line.strip()]
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {i} is not a JSON object")
+    return rows
+
+
+def _decompressed(content: bytes) -> bytes:
+    """All frames of a zstandard file; the library says nothing when the last one is cut."""
+    whole = []
+    while True:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            whole.append(frame.decompress(content))
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+        if not frame.eof:
+            raise ValueError("the file is cut")
+        if not (content := frame.unused_data):
+            return b"".join(whole)
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hexadecimal SHA-256 of `value` as canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def parts(
+    work: Path, header: dict, compute: Callable[[list[dict]], Iterable[Iterable[dict]]]
+) -> Iterator[list[dict]]:
+    """Yield the rows of the parts that `work` holds, then those of what `compute` adds to them.
+
+    A part is a file, fsynced before it counts, so a kill loses the part in flight and nothing else. The
+    folder belongs to `header` (parameters, code and inputs): parts of another header are thrown away.
+
+    Args:
+        work: the folder.
+        header: what the rows hang on.
+        compute: called with all stored rows once they are read; gives the rows of one part after another.
+    """
+    header_file, identity = work / "header.json", sha256_json(header)
+    if work.exists():
+        found = read_json(header_file) if header_file.exists() else None
+        kept = found.get("identity") if isinstance(found, dict) else None
+        if kept != identity:
+            print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
+            shutil.rmtree(work)
+    if not header_file.exists():
+        write_json(header_file, {"identity": identity, **header})
+    stored = []
+    for part in sorted(work.glob("part-*.jsonl.zst")):
+        rows = read_jsonl(part)
+        stored += rows
+        yield rows
+    names = (work / f"part-{i:05d}.jsonl.zst" for i in itertools.count())
+    free = (name for name in names if not name.exists())
+    for part, new in zip(free, compute(stored), strict=False):
+        write_jsonl(part, new)
+        yield read_jsonl(part)
+
+
+def provenance(**inputs: Any) -> dict:
+    """What made an artefact: its `inputs` (hashes, definitions), package versions, machine and time."""
+    packages = ("torch", "transformers", "safetensors", "lm_eval", "math-verify")
+    return {
+        "provenance": {
+            "inputs": inputs,
+            "versions": {"python": platform.python_version(), "rac": __version__}
+            | {name: importlib.metadata.version(name) for name in packages},
+            "machine": {
+                "host": platform.node(),
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+            },
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+    }
+
+
+def hold(path: Path) -> None:
+    """Hold the lock file `path` until this process ends, however it ends.
+
+    Raises:
+        RacError: another process holds it.
+    """
+    path = Path(path)
+    with _write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode() or "unknown"
+        raise RacError(
+            f"another workflow runs in this folder (process {holder}): wait for it"
+        ) from None
+    except OSError as error:
+        raise RacError(f"cannot lock {path}: {error.strerror}") from None
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())

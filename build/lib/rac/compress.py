@@ -1,0 +1,199 @@
+"""Stage `compress`: a dense checkpoint and Hessians in, a compressed checkpoint out.
+
+It works on stored tensors, one block at a time. The model is run only where a variant asks for it: a search
+for shares of zeros, a fit of kept weights, or Hessians of compressed blocks.
+"""
+
+import itertools
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rac import allocation, compress_block, hessians, linear
+from rac.artifacts import atomic_folder, read_json, write_json, write_text
+from rac.compress_block import Changed
+from rac.config import Calibration
+from rac.errors import RacError
+from rac.models import card, checkpoint, narrow, weights
+from rac.variants import Quantize, Variant
+
+COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+MADE_ANEW = ("model.json", "compression.json", weights.INDEX)
+
+
+def compress(
+    model: Path,
+    stored: dict[str, Path],
+    calibration: Calibration | None,
+    variant: Variant,
+    pattern: str,
+    names: dict[str, str],
+    output: Path,
+    sequences: Mapping[str, Path] | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Compress the linear layers of a model's decoder blocks, and write a Hugging Face folder.
+
+    Weights are solved for in float32 and stored in the dtype they came in, which errors are of.
+
+    Args:
+        model: folder of the dense model, made by the `model` stage.
+        stored: source → folder of its Hessians; empty for magnitude.
+        calibration: how to add them up; None for magnitude.
+        variant: the solver and its options.
+        pattern: as `rac.solve` takes it.
+        names: `model`, `calibration` and `variant`, for the record.
+        output: folder to write, with compression.json and a model card.
+        sequences: source → its sequences.safetensors, for variants that run them through the model.
+        dtype: what the model runs in then.
+
+    Raises:
+        RacError: an input is missing, damaged or does not fit, or a layer has no solution.
+    """
+    start = time.perf_counter()
+    sequences = sequences or {}
+    dense_sha256 = checkpoint.identity(model)
+    groups = read_json(model / "model.json").get("linear_groups")
+    if not groups:
+        raise RacError(
+            f"{model}/model.json has no 'linear_groups'; delete the folder to have it made again"
+        )
+    try:
+        scoped = linear.in_scope(groups, variant.scope)
+    except ValueError as error:
+        raise RacError(f"{model}: {error}") from None
+    by_key = hessians.terms(calibration, stored, dense_sha256) if calibration else {}
+    terms = list(itertools.chain.from_iterable(by_key.values()))
+    config = read_json(model / "config.json")
+    widths = _widths(config, variant) if variant.solver == "structured" else None
+    located = weights.locate(model)
+    found: list[dict] = []
+    warnings: list[str] = []
+    fitted: list[dict] = []
+    said: dict | None = None  # of the shares of zeros
+
+    with atomic_folder(output) as folder:
+        patterns = {name: pattern for group in scoped for name in group["layers"]}
+        if variant.allocation:
+            patterns, said = _allocate(
+                model, located, scoped, terms, variant, sequences, dtype, folder
+            )
+
+        def solved() -> Iterator[Changed]:
+            for inputs in compress_block.inputs(model, scoped, by_key, variant, sequences, dtype):
+                if widths:
+                    block = compress_block.narrow_all(
+                        model, located, inputs, variant, config, widths
+                    )
+                else:
+                    block = compress_block.solve(model, located, inputs, variant, patterns, groups)
+                for layer in block.layers:
+                    warnings.extend(layer.pop("warnings"))
+                    found.append(layer)
+                fitted.extend(block.fitted)
+                yield block.changed
+
+        _copy(model, folder)
+        weights.rewrite(model, folder, solved())
+        if widths:
+            write_json(folder / "config.json", narrow.narrowed(config, widths))
+        elif variant.quantize:
+            dense = _names(groups) - _names(scoped)
+            _write_quantized_config(folder, config, variant.quantize, sorted(dense))
+        record = {
+            **names,
+            "solver": variant.solver or "none",
+            "pattern": pattern,
+            "quantization": variant.quantize.model_dump() if variant.quantize else None,
+            "scope": variant.scope.model_dump(),
+            "propagation": variant.propagation,
+            "allocation": said,
+            "reconstruction": fitted or None,
+            "sparsity_asked": variant.sparsity_asked,
+            **_totals(found),
+            "calibration_tokens": {
+                key: sum(term.tokens for term in of_key) for key, of_key in by_key.items()
+            },
+            **_sizes(model, folder, found, variant),
+            "dense_sha256": dense_sha256,
+            "weights_sha256": weights.sha256(folder),
+            "warnings": warnings,
+            "seconds": time.perf_counter() - start,
+        }
+        write_text(folder / "README.md", card.write(record, calibration, variant))
+        write_json(folder / "compression.json", record)
+
+
+def _copy(model: Path, folder: Path) -> None:
+    """Copy what makes the folder a model, the weights apart."""
+    for file in sorted({file for kind in COPIED for file in model.glob(kind)}):
+        if file.name not in MADE_ANEW:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _names(groups: list[dict]) -> set[str]:
+    """All the layers of groups."""
+    return {name for group in groups for name in group["layers"]}
+
+
+def _write_quantized_config(folder: Path, config: dict, asked: Quantize, ignore: list[str]) -> None:
+    """config.json of the dense model, with how the layers that are not ignored are stored."""
+    from rac.models import quantized
+
+    said = quantized.quantization_config(asked.scheme, asked.group, ignore)
+    write_json(folder / "config.json", config | {"quantization_config": said})
+
+
+def _widths(config: dict, variant: Variant) -> narrow.Widths:
+    """The widths that a structured variant leaves."""
+    share, projections = variant.sparsity_asked, variant.scope.projections
+    try:
+        return narrow.widths(config, share, projections, variant.multiple)
+    except ValueError as error:
+        raise RacError(f"solver structured: {error}") from None
+
+
+def _allocate(
+    model: Path,
+    located: Mapping[str, Path],
+    scoped: list[dict],
+    terms: list[hessians.Term],
+    variant: Variant,
+    sequences: Mapping[str, Path],
+    dtype: str,
+    scratch: Path,
+) -> tuple[dict[str, str], dict]:
+    """A pattern for each layer, and what the record says of how they were found."""
+    asked, target = variant.allocation, variant.sparsity_asked
+    assert asked
+    if asked.source is None:
+        return allocation.by_owl(model, located, scoped, terms, target)
+    traces = compress_block.sequences_of(asked.source, sequences)
+    return allocation.by_evopress(
+        model, located, scoped, terms, target, variant, asked, traces, dtype, scratch
+    )
+
+
+def _sizes(model: Path, folder: Path, layers: list[dict], variant: Variant) -> dict:
+    """Parameters, those that are not zero, and bytes; packed ones are counted as numbers."""
+    if not variant.quantize:
+        return weights.size(folder)
+    dense = weights.size(model)
+    zeroed = sum(layer["zeroed"] for layer in layers)
+    return dense | {
+        "nonzero_parameters": dense["nonzero_parameters"] - zeroed,
+        "bytes_on_disk": weights.bytes_on_disk(folder),
+    }
+
+
+def _totals(layers: list[dict]) -> dict:
+    """Share of zeros over all the layers' weights, the layers, and the mean of their errors."""
+    sizes = [layer["rows"] * layer["columns"] for layer in layers]
+    zeros = sum(layer["sparsity"] * size for layer, size in zip(layers, sizes, strict=True))
+    errors = [layer["relative_error"] for layer in layers if layer["relative_error"] is not None]
+    return {
+        "sparsity": zeros / sum(sizes),
+        "layers": layers,
+        "relative_error": sum(errors) / len(errors) if errors else None,
+    }

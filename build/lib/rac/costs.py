@@ -1,0 +1,306 @@
+"""What one job of a stage takes: memory, disk and time, from a model's config.json and the run's numbers.
+
+docs/planning.md derives the formulas. Imports no torch.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from rac.config import Source, Workload, source_parts
+from rac.errors import RacError
+from rac.variants import Variant
+
+ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
+HOST = 700e6  # bytes of Python, torch and transformers, imported
+BATCH_TOKENS = 16384  # of rac.blocks, on a GPU
+LOGITS = 2**27  # of rac.diagnostics
+LEVELS = 9  # of rac.evopress
+SEARCHED = 6  # passes of all its samples in a generation: 64 / 32 + 8 / 4 + 2
+GROWTH = 128  # of rac.engines.transformers
+COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
+BLOCK_KERNELS = 40  # of a decoder block that decodes a token
+
+
+class Solver(NamedTuple):
+    """What a solver takes for a weight [r, c] and its Hessian [c, c]."""
+
+    prepares: int  # matrices [c, c] beside the Hessian and a copy, while it prepares it
+    keeps: int  # matrices [c, c] beside the Hessian, while it solves
+    weights: int  # matrices [r, c] in float32, with those that the error takes
+    double: int  # the matrices [c, c] are float64 up to so many columns
+    cubes: float  # FLOPs / c³
+    squares: float  # FLOPs / r c²
+
+
+SOLVERS = {
+    "magnitude": Solver(0, 0, 10, 0, 0, 2),
+    "wanda": Solver(0, 0, 10, 0, 0, 3),
+    "sparsegpt": Solver(4, 1, 12, 4096, 1 / 3, 4),
+    "gptq": Solver(5, 1, 10, 4096, 1 / 3, 4),
+    "alps": Solver(5, 4, 13, 4096, 10, 140),  # 60 iterations
+    "structured": Solver(4, 3, 10, 8192, 4, 4),
+}
+
+
+class Device(NamedTuple):
+    """What a GPU can do, and how much of it these stages are assumed to get."""
+
+    name: str
+    memory: float  # bytes
+    flops: float  # a second, products of 16 bit numbers
+    float32_flops: float  # a second, products of float32
+    bandwidth: float  # bytes of its memory a second
+    launch: float = 2e-5  # seconds from one kernel to the next, as Python starts them
+    compute_share: float = 0.4  # of the flops
+    bandwidth_share: float = 0.6
+
+
+# Makers' figures, without sparsity.
+A100 = Device("A100 80 GB", 80e9, 312e12, 19.5e12, 2.0e12)
+H100 = Device("H100 80 GB", 80e9, 989e12, 67e12, 3.35e12)
+
+
+class Group(NamedTuple):
+    """Linear layers that share an input, of one block."""
+
+    columns: int
+    layers: tuple[int, ...]  # rows of each
+
+
+class Shape(NamedTuple):
+    """The sizes of a decoder-only model with a gated MLP."""
+
+    hidden: int
+    mlp: int
+    blocks: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocabulary: int
+    tied: bool
+    item: int  # bytes of a number
+
+    @property
+    def groups(self) -> list[Group]:
+        """Query, key and value; attention's output; gate and up; down."""
+        queries, keys = self.heads * self.head, self.kv_heads * self.head
+        return [
+            Group(self.hidden, (queries, keys, keys)),
+            Group(queries, (self.hidden,)),
+            Group(self.hidden, (self.mlp, self.mlp)),
+            Group(self.mlp, (self.hidden,)),
+        ]
+
+    @property
+    def block(self) -> int:
+        """Weights of a block; norms and biases are left out."""
+        return sum(group.columns * sum(group.layers) for group in self.groups)
+
+    @property
+    def embeddings(self) -> int:
+        """Weights of the input and output embeddings, tied ones once."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def weights(self) -> int:
+        """All of them."""
+        return self.blocks * self.block + self.embeddings
+
+    @property
+    def kv_token(self) -> int:
+        """Bytes of one token's keys and values."""
+        return 2 * self.blocks * self.kv_heads * self.head * self.item
+
+
+class Cost(NamedTuple):
+    """Of one job."""
+
+    device: float = 0  # bytes at the peak
+    host: float = HOST
+    disk: float = 0  # bytes that stay
+    flops: float = 0
+    seconds: float = 0  # of the device
+
+
+def shape(values: Mapping[str, Any], dtype: str) -> Shape:
+    """The sizes in a config.json.
+
+    Raises:
+        RacError: it is not of a decoder-only model with attention and a gated MLP in every block.
+    """
+    values = values.get("text_config", values)
+    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    missing = [key for key in (*needed, "vocab_size") if not isinstance(values.get(key), int)]
+    if missing or any("expert" in key and value for key, value in values.items()):
+        why = f"no {missing[0]}" if missing else "experts"
+        raise RacError(f"cannot plan for a config.json with {why}: only dense, gated decoders")
+    heads = values["num_attention_heads"]
+    return Shape(
+        values["hidden_size"],
+        values["intermediate_size"],
+        values["num_hidden_layers"],
+        heads,
+        values.get("num_key_value_heads") or heads,
+        values.get("head_dim") or values["hidden_size"] // heads,
+        values["vocab_size"],
+        bool(values.get("tie_word_embeddings")),
+        ITEM[dtype],
+    )
+
+
+# ---- one job of each stage
+
+
+def activations(model: Shape, tokens: int) -> float:
+    """Bytes that a block's forward pass needs beside its weights, at its widest place, the MLP.
+
+    That is gate, up and their product; or, for a Hessian, the product, a selection, that in float32.
+    """
+    widest = max(3 * model.item, 2 * model.item + (4 if model.item < 4 else 0))
+    return tokens * (widest * model.mlp + 4 * model.item * model.hidden)
+
+
+def hessians(model: Shape, source: Source, trace: int, device: Device) -> Cost:
+    """A pass over a source, a block at a time, hidden states waiting in host memory.
+
+    Args:
+        trace: tokens of the source's longest sequence.
+    """
+    parts = len(source_parts(source.kind))
+    batch = min(max(BATCH_TOKENS, trace), source.tokens)
+    squares = sum(group.columns**2 for group in model.groups)
+    attention = 2 * trace * model.heads * model.head  # causal: half of the pairs
+    flops = float(model.blocks * source.tokens * (2 * model.block + squares + attention))
+    return Cost(
+        device=max(model.block, model.vocabulary * model.hidden) * model.item
+        + 4 * parts * squares
+        + activations(model, batch),
+        host=HOST + source.tokens * model.hidden * model.item + 4 * parts * squares,
+        disk=4 * parts * (model.blocks * squares + model.hidden**2),
+        flops=flops,
+        seconds=flops / (device.flops * device.compute_share),
+    )
+
+
+def solve(solver: str, columns: int, rows: int) -> float:
+    """Bytes that compressing one layer takes at the peak, its weight and Hessian included."""
+    of = SOLVERS[solver]
+    item = 8 if columns <= of.double else 4
+    preparing = (8 + of.prepares * item) * columns**2 + 4 * rows * columns
+    solving = (4 + of.keeps * item) * columns**2 + of.weights * 4 * rows * columns
+    return max(preparing, solving)
+
+
+def compress(
+    model: Shape,
+    variant: Variant,
+    device: Device,
+    sources: Mapping[Source, int] | None = None,
+    trace: int = 0,
+) -> Cost:
+    """A checkpoint from stored Hessians, a layer at a time.
+
+    Args:
+        sources: of the calibration → tokens of the longest sequence; for variants that run them again.
+        trace: tokens of a trace that shares of zeros are searched on.
+    """
+    solver = variant.solver or "gptq"
+    peak = flops = columns = 0.0
+    times = LEVELS + 1 if trace else 1
+    for group in model.groups:
+        peak = max(peak, *(solve(solver, group.columns, rows) for rows in group.layers))
+        flops += SOLVERS[solver].cubes * group.columns**3 * (2 if trace else 1)
+        flops += SOLVERS[solver].squares * sum(group.layers) * group.columns**2 * times
+        columns += group.columns * len(group.layers) * times
+    flops *= model.blocks
+    seconds = flops / (device.float32_flops * device.compute_share)
+    if solver in ("sparsegpt", "gptq"):
+        seconds += model.blocks * columns * COLUMN_KERNELS * device.launch
+    largest = max(group.columns for group in model.groups)
+    squares = sum(group.columns**2 for group in model.groups)
+    host = HOST + 4 * squares + 4 * largest**2 + model.vocabulary * model.hidden * model.item
+    disk = model.weights * model.item
+    passes = 0.0  # FLOPs of running the model
+    if trace and variant.allocation:
+        asked = variant.allocation
+        whole = model.weights * model.item
+        peak = max(peak, whole + activations(model, trace) + 2 * trace * model.vocabulary * 4)
+        host, disk = (
+            max(host, HOST + whole),
+            disk + LEVELS * model.blocks * model.block * model.item,
+        )
+        samples = asked.generations * SEARCHED * asked.sequences
+        passes += 2 * model.weights * trace * samples
+    for source, longest in (sources or {}).items():
+        walked = hessians(model, source, longest, device)
+        peak, host = peak + walked.device, host + walked.host - HOST
+        if variant.propagation == "sequential":
+            passes += walked.flops
+        forward = 2 * model.blocks * model.block
+        passes += forward * source.tokens
+        if (
+            variant.reconstruct
+        ):  # each step a dense pass, one with the kept weights, and its way back
+            batch = min(max(BATCH_TOKENS, longest), source.tokens)
+            passes += 4 * forward * batch * variant.reconstruct.steps / len(sources or {})
+            passes += 3 * forward * source.tokens
+    return Cost(
+        device=peak,
+        host=host,
+        disk=disk,
+        flops=flops + passes,
+        seconds=seconds + passes / (device.flops * device.compute_share),
+    )
+
+
+def decode(model: Shape, batch: int, prompt: int, new: int, samples: float, device: Device) -> Cost:
+    """Sampling in chunks of `batch`, each as long as its longest sample: `new` tokens."""
+    chunks = -(-samples // batch)
+    together = min(batch, samples)
+    cache = together * (prompt + new + GROWTH) * model.kv_token
+    growing = 2 * cache / model.blocks  # a layer's cache and its enlarged copy
+    logits = together * model.vocabulary * (model.item + 16)
+    step = max(
+        (model.weights * model.item + cache / 2) / (device.bandwidth * device.bandwidth_share),
+        model.blocks * BLOCK_KERNELS * device.launch,
+    )
+    flops = 2 * model.weights * samples * (prompt + new)
+    return Cost(
+        device=model.weights * model.item
+        + max(cache + growing + logits, activations(model, int(together * prompt))),
+        host=HOST + model.weights * model.item,
+        flops=flops,
+        seconds=chunks * new * step,
+    )
+
+
+def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
+    """Losses of a checkpoint on held-out sources, the longest sequence of which is given."""
+    tokens = sum(source.tokens for source in sources)
+    batch = min(max(LOGITS // model.vocabulary, sequence), tokens)
+    two = min(2 * batch, tokens)  # the logits of a batch are there until the next ones are
+    logits = model.vocabulary * (two * model.item + sequence * 12)
+    flops = 2 * model.weights * tokens
+    squares = sum(group.columns**2 for group in model.groups)
+    largest = max(group.columns * max(group.layers) for group in model.groups)
+    return Cost(
+        device=model.weights * model.item + max(activations(model, batch), logits),
+        host=HOST + model.weights * model.item + 8 * squares + 16 * largest,
+        flops=flops,
+        seconds=flops / (device.flops * device.compute_share),
+    )
+
+
+def runtime(model: Shape, workload: Workload, device: Device) -> Cost:
+    """Both models at once, each generating every batch once more than it is repeated."""
+    runs = [
+        decode(model, batch, workload.prompt_tokens, workload.new_tokens, batch, device)
+        for batch in workload.batches
+    ]
+    times = 2 * (workload.repeats + 1)
+    return Cost(
+        device=max(run.device for run in runs) + model.weights * model.item,
+        host=HOST + 2 * model.weights * model.item,
+        flops=times * sum(run.flops for run in runs),
+        seconds=times * sum(run.seconds for run in runs),
+    )

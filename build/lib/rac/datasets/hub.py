@@ -1,0 +1,39 @@
+"""Datasets of the hub: some files of a pinned commit."""
+
+from pathlib import Path
+
+from rac import hub
+from rac.config import Dataset
+from rac.datasets import files
+from rac.errors import RacError
+
+
+def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
+    """All rows of the files that the dataset names, in the order of their names, and their origin.
+
+    Raises:
+        RacError: they cannot be had, or are of another kind.
+    """
+    assert dataset.hub and dataset.revision and dataset.files
+    key = f"datasets.{name}"
+    instead = f"without a network, give the rows as a file: {key}.path"
+    wanted = [*dataset.files, "README.md"]
+    folder = hub.fetch(dataset.hub, dataset.revision, wanted, "dataset", key, instead)
+    found = sorted(file for pattern in dataset.files for file in folder.glob(pattern))
+    if not found:
+        raise RacError(f"{key}: {dataset.hub} holds no file {', '.join(dataset.files)}")
+    rows = [row for file in dict.fromkeys(found) for row in files.rows(file, key)]
+    origin = f"{dataset.hub}@{dataset.revision} {' '.join(dataset.files)}"
+    return rows, {"origin": origin, "licence": _licence(folder)}
+
+
+def _licence(folder: Path) -> str:
+    """The licence that the dataset's card names."""
+    from huggingface_hub import RepoCard
+
+    card = folder / "README.md"
+    try:
+        said = RepoCard(card.read_text(encoding="utf-8")).data.to_dict().get("license")
+    except (OSError, ValueError):  # no card, or one without a legible head
+        said = None
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said or "unknown")

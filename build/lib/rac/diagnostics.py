@@ -1,0 +1,177 @@
+"""Stage `diagnostics`: what compression did, on data that no calibration saw."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from rac import blocks, hessians, sources
+from rac.artifacts import read_json, write_json
+from rac.config import Calibration
+from rac.errors import RacError
+from rac.linear import decoder_groups
+from rac.models import checkpoint as checkpoints
+from rac.models import weights
+from rac.solvers import relative_error
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOGITS = 2**27  # numbers of logits in memory at once
+
+
+def diagnose(
+    checkpoint: Path,
+    dense: Path,
+    stored: Path,
+    thoughts: Path,
+    text: Path,
+    dtype: str,
+    output: Path,
+) -> None:
+    """Measure a checkpoint's layer errors and losses on held-out data, and write diagnostics.json.
+
+    Args:
+        checkpoint: the folder to measure; the dense model's own for the dense cell.
+        dense: the dense model's folder.
+        stored: folder of the Hessians of the held-out traces.
+        thoughts: sequences of the held-out traces; the loss is over decode tokens.
+        text: sequences of the held-out text; the loss is over all tokens but a sequence's first.
+        dtype: the model's.
+        output: the file to write.
+
+    Raises:
+        RacError: an input is missing, damaged or of another model, or there is nothing to predict.
+    """
+    identity = checkpoints.identity(dense)
+    for file in (thoughts, text):
+        if sources.read_metadata(file)["model"] != identity:
+            raise RacError(f"{file} was made for another model than {dense}; delete it")
+    network = checkpoints.load_model(checkpoint, dtype)
+    layers = layer_errors(network, dense, stored, identity)
+    per_sequence, losses = {}, {}
+    for role, file in (("thoughts", thoughts), ("text", text)):
+        scored = sequence_losses(network, sources.read(file), skip_prompt=role == "thoughts")
+        if not scored:
+            raise RacError(f"{file} holds no token to predict; give its source more tokens")
+        loss, se = ratio(scored)
+        per_sequence[role] = scored
+        losses[role] = {
+            "source": file.parent.name,
+            "tokens": sum(tokens for _, tokens in scored),
+            "sequences": len(scored),
+            "loss": loss,
+            "loss_se": se,
+        }
+    means = {
+        key: sum(layer[key] for layer in layers) / len(layers) if layers else None
+        for key in ("error_prompt", "error_decode")
+    }
+    write_json(output, {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence})
+
+
+def layer_errors(
+    network: "PreTrainedModel", dense: Path, stored: Path, identity: str
+) -> list[dict]:
+    """Relative errors of every linear layer on the held-out prompt and decode Hessians.
+
+    None for a narrower model: its layers have other inputs than the dense ones. Weights of smoothed inputs
+    are taken back to the dense model's.
+
+    Raises:
+        RacError: an input is missing, damaged or of another model.
+    """
+    groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
+    terms = {
+        part: hessians.terms(Calibration(sum={f"heldout.{part}": 1}), {"heldout": stored}, identity)
+        for part in ("prompt", "decode")
+    }
+    located, layers = weights.locate(dense), []
+    for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+        combined = {
+            part: hessians.combine(of_part[f"heldout.{part}"], block)
+            for part, of_part in terms.items()
+        }
+        for group in of_block:
+            smoothed = _smoothed(network, located, group["norm"])
+            for name in group["layers"]:
+                old = _read(located, f"{name}.weight")
+                new = network.get_parameter(f"{name}.weight").detach().float().cpu()
+                if new.shape != old.shape:
+                    return []
+                new = new / smoothed
+                errors = {
+                    f"error_{part}": relative_error(old, new, of_part[group["name"]])
+                    for part, of_part in combined.items()
+                }
+                projection = name.rpartition(".")[2]
+                layers.append({"name": name, "projection": projection, "block": block} | errors)
+    return layers
+
+
+def _smoothed(
+    network: "PreTrainedModel", located: dict[str, Path], norm: str | None
+) -> torch.Tensor:
+    """By how much the inputs that a norm makes are smaller than the dense model's, column by column.
+
+    SmoothQuant divides them, and multiplies the weights that read them.
+    """
+    if norm is None:
+        return torch.ones(1)
+    old = _read(located, f"{norm}.weight")
+    new = network.get_parameter(f"{norm}.weight").detach().float().cpu()
+    return torch.where((old == 0) | (new == 0), 1, old / new)
+
+
+def _read(located: dict[str, Path], name: str) -> torch.Tensor:
+    if name not in located:
+        raise RacError(f"no file of {next(iter(located.values())).parent} holds {name}")
+    return weights.read(located[name], name).float()
+
+
+@torch.inference_mode()
+def sequence_losses(
+    network: "PreTrainedModel", sequences: list[sources.Sequence], skip_prompt: bool
+) -> list[tuple[float, int]]:
+    """Negative log-likelihood in nats and predicted tokens, of every sequence that has any.
+
+    Sequences are padded on the right, which causal attention does not see.
+
+    Args:
+        network: a causal language model.
+        sequences: token ids and prompt lengths.
+        skip_prompt: predict decode tokens only; otherwise all but the first token.
+    """
+    vocabulary = network.config.get_text_config().vocab_size
+    scored: dict[int, tuple[float, int]] = {}
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    for batch in blocks.batches(lengths, max(LOGITS // vocabulary, 1)):
+        chosen = [sequences[i] for i in batch]
+        token_ids = pad_sequence([sequence.token_ids for sequence in chosen], batch_first=True)
+        logits = network(input_ids=token_ids.to(network.device), use_cache=False).logits
+        for i, sequence, row in zip(batch, chosen, logits, strict=True):
+            start = max(sequence.prompt_length if skip_prompt else 1, 1)
+            targets = sequence.token_ids[start:].to(row.device)
+            if len(targets):
+                predicted = row[start - 1 : len(sequence.token_ids) - 1].float()
+                loss = cross_entropy(predicted, targets, reduction="none").double().sum()
+                scored[i] = (loss.item(), len(targets))
+    return [scored[i] for i in sorted(scored)]
+
+
+def ratio(scored: list[tuple[float, int]]) -> tuple[float, float | None]:
+    """Loss a token, Σ losses / Σ tokens, and the standard error of this ratio over sequences.
+
+    Sequences are what is drawn, and tokens of one hang together: the ratio estimator's linearized
+    variance (Cochran, Sampling Techniques, eq. 6.13). None for a single sequence.
+    """
+    total = sum(tokens for _, tokens in scored)
+    loss = sum(loss for loss, _ in scored) / total
+    if len(scored) == 1:
+        return loss, None
+    squares = sum((of_one - loss * tokens) ** 2 for of_one, tokens in scored)
+    return loss, math.sqrt(squares * len(scored) / (len(scored) - 1)) / total

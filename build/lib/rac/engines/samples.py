@@ -1,0 +1,74 @@
+"""Samples of prompts, drawn by an engine and kept in part files as they come."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rac.artifacts import parts
+from rac.engines import Task, open_engine, sample_seed
+
+
+class Prompt(NamedTuple):
+    """One sample to draw: prompt id, sample index, prompt token ids."""
+
+    id: str
+    sample: int
+    token_ids: list[int]
+
+
+def draw_samples(
+    prompts: list[Prompt],
+    seed: int,
+    engine: str,
+    task: Task,
+    work: Path,
+    header: dict,
+    update: Callable[[int], None],
+) -> Iterator[dict]:
+    """Yield a sample a prompt, in the order of prompts, computing only what `work` does not hold yet.
+
+    The engine is opened when the first sample has to be computed.
+
+    Args:
+        prompts: no two of the same id and sample.
+        seed: the definition's; the samples' own seeds hang on it.
+        engine: its name; task: what it is opened for.
+        work: folder of the part files; header: what they hang on (see `rac.artifacts.parts`).
+        update: called with numbers of tokens as they are sampled.
+
+    Yields:
+        rows {id, sample, seed, token_ids (sampled), finish_reason, seconds (of its group, shared evenly)}.
+    """
+
+    def compute(stored: list[dict]) -> Iterator[list[dict]]:
+        done = {(row["id"], row["sample"]) for row in stored}
+        missing = [prompt for prompt in prompts if (prompt.id, prompt.sample) not in done]
+        if not missing:
+            return
+        generate = open_engine(engine, task)
+        seeds = [sample_seed(prompt.id, prompt.sample, seed) for prompt in missing]
+        start = time.perf_counter()
+        for group in generate([prompt.token_ids for prompt in missing], seeds, update):
+            seconds = (time.perf_counter() - start) / len(group)
+            yield [
+                {
+                    "id": missing[i].id,
+                    "sample": missing[i].sample,
+                    "seed": seeds[i],
+                    "token_ids": completion.token_ids,
+                    "finish_reason": completion.finish_reason,
+                    "seconds": seconds,
+                }
+                for i, completion in group
+            ]
+            start = time.perf_counter()
+
+    waiting: dict[tuple[str, int], dict] = {}  # those whose turn has not come
+    order = iter([(prompt.id, prompt.sample) for prompt in prompts])
+    turn = next(order, None)
+    for part in parts(work, header, compute):
+        waiting |= {(row["id"], row["sample"]): row for row in part}
+        while turn in waiting:
+            yield waiting.pop(turn)
+            turn = next(order, None)

@@ -1,0 +1,151 @@
+"""Stored generations scored by their lm-eval task: verdicts a sample, metrics a benchmark."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rac.artifacts import read_jsonl, write_json, write_jsonl
+from rac.config import Eval
+from rac.errors import RacError
+from rac.evaluate.harness import CONTEXT, FEWSHOT_SEED, load_task
+from rac.evaluate.statistics import clustered_mean
+from rac.evaluate.thoughts import answer_part
+
+
+def score(
+    evaluation: Eval, data: Path, requests: Path, generations: Path, scores: Path, metrics: Path
+) -> None:
+    """Write scores.jsonl.zst and metrics.json (docs/evaluation.md says what each column is).
+
+    Every sample is a pass of its own through lm-eval, so that a task which looks at one response
+    only scores them all.
+
+    Args:
+        evaluation: the benchmark.
+        data: the data.jsonl that the requests were built from.
+        requests: requests.jsonl.zst.
+        generations: generations.jsonl.zst, of a dense or a compressed model.
+        scores: the file of verdicts to write.
+        metrics: the file of metrics to write.
+
+    Raises:
+        RacError: the requests are not those that the task now builds, the generations are not
+            `evaluation.samples` of each request, or the task does not say right or wrong.
+    """
+    task = load_task(evaluation.task, data)
+    asked = {row["doc_id"]: row for row in read_jsonl(requests)}
+    passes = _by_sample(read_jsonl(generations), asked, evaluation.samples, generations)
+    rows, aggregates = [], []
+    for sample, answers in enumerate(passes):
+        verdicts, aggregate = _replay(task, asked, answers)
+        aggregates.append(aggregate)
+        for doc_id, (correct, reason) in verdicts.items():
+            answer = answers[doc_id]
+            stopped = answer["finish_reason"] == "stop"
+            thought = answer_part(asked[doc_id]["opening"] + answer["text"], stopped)[1]
+            rows.append(
+                {
+                    "doc_id": doc_id,
+                    "id": asked[doc_id]["id"],
+                    "sample": sample,
+                    "correct": correct and not thought,
+                    "reason": thought or reason,
+                    "finished": stopped and not thought,
+                    "tokens": answer["tokens"],
+                }
+            )
+    rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
+    write_jsonl(scores, rows)
+    write_json(metrics, summarise(rows) | {"lm_eval": _averages(aggregates)})
+
+
+def _by_sample(
+    rows: list[dict], asked: dict[int, dict], samples: int, file: Path
+) -> list[dict[int, dict]]:
+    """Generations as one dictionary a sample, by doc_id."""
+    passes: list[dict[int, dict]] = [{} for _ in range(samples)]
+    for row in rows:
+        known = asked.get(row["doc_id"], {}).get("id") == row["id"] and row["sample"] < samples
+        if not known or row["doc_id"] in passes[row["sample"]]:
+            raise RacError(
+                f"{file}: sample {row['sample']} of problem '{row['id']}' answers no request, or "
+                "one twice: the requests changed; generate again"
+            )
+        passes[row["sample"]][row["doc_id"]] = row
+    missing = sum(len(asked) - len(answers) for answers in passes)
+    if missing:
+        raise RacError(
+            f"{file} lacks {missing} of {len(asked) * samples} generations ({samples} of each of "
+            f"{len(asked)} problems): generate again"
+        )
+    return passes
+
+
+def _replay(
+    task: Any, asked: dict[int, dict], answers: dict[int, dict]
+) -> tuple[dict[int, tuple[bool, str]], dict]:
+    """One sample of each problem through lm-eval: (correct, reason) by doc_id; its aggregates."""
+    from lm_eval.evaluator import evaluate
+
+    from rac.evaluate.replay import Replay
+
+    name = task.config.task
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    results = evaluate(
+        Replay(asked, answers), {"tasks": {name: task}}, bootstrap_iters=0, **CONTEXT
+    )
+    assert results is not None  # as it is on a rank other than 0
+    logged = results["samples"][name]
+    if {entry["doc_id"] for entry in logged} != asked.keys():
+        raise RacError(
+            f"the task '{name}' asks other problems than the requests hold: generate again"
+        )
+    deciding = logged[0]["filter"], next(iter(task.aggregation()))
+    verdicts = {
+        entry["doc_id"]: _verdict(entry, name, deciding[1])
+        for entry in logged
+        if entry["filter"] == deciding[0]
+    }
+    return verdicts, results["results"][name]
+
+
+def _verdict(entry: dict, task: str, metric: str) -> tuple[bool, str]:
+    """The task's first metric under its first filter decides; our own tasks give a reason too."""
+    value = entry.get(metric)
+    if value not in (0, 1):
+        raise RacError(
+            f"the task '{task}' is decided by its first metric, '{metric}', which gave {value!r} "
+            "where 0 or 1 was expected"
+        )
+    return bool(value), entry["reason"][0] if "reason" in entry["metrics"] else metric
+
+
+def _averages(aggregates: list[dict]) -> dict[str, float]:
+    """lm-eval's own numbers, averaged over the passes."""
+    numbers = [
+        key for key, value in aggregates[0].items() if isinstance(value, float) and "," in key
+    ]
+    return {key: float(np.mean([aggregate[key] for aggregate in aggregates])) for key in numbers}
+
+
+def summarise(rows: list[dict]) -> dict:
+    """The metrics of scored samples, without lm-eval's own (None where a number is undefined)."""
+    problems = [row["doc_id"] for row in rows]
+    tokens = np.array([row["tokens"] for row in rows])
+    summary: dict[str, Any] = {
+        "problems": len(set(problems)),
+        "samples": len(rows) // len(set(problems)),
+    }
+    for name, key in (("accuracy", "correct"), ("finished", "finished"), ("tokens_mean", "tokens")):
+        mean, se = clustered_mean([row[key] for row in rows], problems)
+        summary |= {name: mean, f"{name}_se": None if math.isnan(se) else se}
+    median, p95 = np.quantile(tokens, [0.5, 0.95])
+    reasons = Counter(row["reason"] for row in rows).most_common()
+    return summary | {
+        "tokens_median": float(median),
+        "tokens_p95": float(p95),
+        "reasons": dict(reasons),
+    }

@@ -1,0 +1,1 @@
+"""Our benchmarks, as lm-eval task files."""

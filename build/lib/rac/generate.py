@@ -1,0 +1,99 @@
+"""Stage `generate`: a checkpoint's answers to the requests of an evaluation, kept for scoring and replay."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import torch
+
+from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.config import Eval, Model
+from rac.engines import Task, version
+from rac.engines.samples import Prompt, draw_samples
+from rac.models import checkpoint as checkpoints
+from rac.progress import progress
+
+
+def write_generations(
+    evaluation: Eval,
+    model: Model,
+    checkpoint: Path,
+    requests: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+    output: Path,
+    record: Path,
+) -> None:
+    """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
+
+    An interrupted stage goes on after its last stored samples (`work/` beside the output).
+
+    Args:
+        evaluation: samples a problem, budget, batch and seed.
+        model: the dense model's definition (sampling, dtype), the same for all of its cells.
+        checkpoint: the dense or compressed Hugging Face folder.
+        requests: requests.jsonl.zst.
+        engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
+        code: fingerprint of the code, so that parts of another version are thrown away.
+        output: generations.jsonl.zst.
+        record: generation.json.
+
+    Raises:
+        RacError: an input is missing or damaged.
+    """
+    tokenizer = checkpoints.load_tokenizer(checkpoint)
+    stop = checkpoints.stop_tokens(checkpoint)
+    asked = list(itertools.product(range(evaluation.samples), read_jsonl(requests)))
+    prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in asked]
+    inputs = {
+        "eval": evaluation.model_dump(mode="json"),
+        "sampling": model.sampling.model_dump(),
+        "dtype": model.dtype,
+        "engine": f"{engine} {version(engine)}",
+        "weights": checkpoints.identity(checkpoint),
+        "requests": sha256_file(requests),
+        "stop": stop,
+        "threads": torch.get_num_threads(),
+        "code": code,
+    }
+    task = Task(
+        checkpoint=checkpoint,
+        dtype=model.dtype,
+        sampling=model.sampling,
+        max_new_tokens=evaluation.max_new_tokens,
+        longest=max((len(prompt.token_ids) for prompt in prompts), default=0),
+        batch=len(prompts) if engine == "vllm" else evaluation.batch,
+        tensor_parallel=tensor_parallel,
+    )
+    work = output.parent / "work"
+    with progress("generate", len(prompts) * evaluation.max_new_tokens) as update:
+        samples = list(draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update))
+    rows = []
+    for (i, request), sample in zip(asked, samples, strict=True):
+        ids = sample["token_ids"]
+        answer = ids[:-1] if ids and ids[-1] in stop else ids
+        rows.append(
+            {
+                "doc_id": request["doc_id"],
+                "id": request["id"],
+                "sample": i,
+                "seed": sample["seed"],
+                "token_ids": answer,
+                "text": tokenizer.decode(
+                    answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
+                ),
+                "finish_reason": sample["finish_reason"],
+                "tokens": len(ids),
+            }
+        )
+    rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
+    seconds = sum(sample["seconds"] for sample in samples)
+    tokens = sum(row["tokens"] for row in rows)
+    write_jsonl(output, rows)
+    write_json(
+        record,
+        {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        | provenance(**inputs),
+    )
+    shutil.rmtree(work)

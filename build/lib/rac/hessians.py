@@ -1,0 +1,302 @@
+"""Stage `hessians`: accumulate H = Σ x xᵀ, store it, and combine stored ones into a calibration.
+
+Sums over tokens add, so every source's Hessians are stored once, in parts (prompt, decode, text),
+and a calibration is a weighted sum of parts: no forward pass for a new mixture. For the same reason a
+source may be cut into shards, and the Hessians of its shards added.
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rac import blocks, linear, sources
+from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
+from rac.config import Calibration, source_parts
+from rac.errors import RacError
+from rac.inputs import Inputs, count_tokens, sum_inputs
+from rac.models import checkpoint
+from rac.models.skeleton import skeleton
+from rac.progress import progress
+
+# ---- accumulate and store
+
+
+def accumulate(
+    model: Path,
+    sequences: Path,
+    dtype: str,
+    output: Path,
+    batch_tokens: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    spill: Path | None = None,
+) -> None:
+    """Run the dense model over a source, block by block, and store the Hessian of every group.
+
+    Stored are, for each group and part, `{group}/{part}`, Σ x xᵀ, and `{group}/{part}.absmax`, the
+    largest |x| of each column. In memory are one block, its sums (4 × columns² bytes a group and
+    part), one batch, and every sequence's hidden states on their way to the next block.
+
+    Args:
+        model: folder of the dense model, made by the `model` stage.
+        sequences: the source's sequences.safetensors.
+        dtype: the model's (float32, bfloat16, float16); Hessians are float32.
+        output: folder to write: layer-000.safetensors … (one a block, the last of the output
+            embedding) and index.json.
+        batch_tokens: how many tokens, padding included, are run together; by default what suits the
+            device, `rac.blocks.BATCH_TOKENS`.
+        shard: (i, n): only sequences i, i + n, i + 2n, …; `add` makes the whole of all n.
+        spill: a folder of a disk for hidden states to wait on; in memory without.
+
+    Raises:
+        RacError: an input is missing, damaged or of another model, an activation is not finite, or
+            the source has fewer sequences than shards.
+    """
+    identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
+    if metadata["model"] != identity:
+        raise RacError(f"{sequences} was made for another model than {model}; delete it")
+    number, count = shard
+    read = sources.read(sequences)
+    if not 0 <= number < count or len(read) < count:
+        raise RacError(f"{sequences} has {len(read)} sequences: no shard {number} of {count}")
+    read = read[number::count]
+    groups = linear.groups(skeleton(model, dtype))
+    parts = source_parts(metadata["kind"])
+    steps = groups[-1]["block"] + 1
+    index = {
+        "model": identity,
+        "sequences": sha256_file(sequences),
+        "kind": metadata["kind"],
+        "dtype": dtype,
+        "shard": [number, count],
+        "parts": {part: {"tokens": n} for part, n in count_tokens(read, parts).items()},
+        "groups": [{**group, "file": _file_of(group["block"])} for group in groups],
+    }
+    total, done = sum(len(sequence.token_ids) for sequence in read), 0
+    with atomic_folder(output) as folder, progress("hessians", total) as advance:
+
+        def passed(tokens):  # through one block of several
+            nonlocal done
+            advance((done + tokens) // steps - done // steps)
+            done += tokens
+
+        for step in blocks.walk(model, dtype, read, batch_tokens, spill):
+            of_block = [group for group in groups if group["block"] == step.index]
+            inputs = sum_inputs(step, of_block, read, parts, advance=passed)
+            for name, _ in (key for key, x in inputs.items() if not x.is_finite()):
+                raise RacError(f"{name} of {model} gets activations that are not finite in {dtype}")
+            _save(folder, step.index, inputs)
+            del inputs  # before the next block's
+        _save_index(folder, index)
+
+
+def add(folders: list[Path], output: Path) -> None:
+    """Add the Hessians of all shards of a source; the order of `folders` does not matter.
+
+    Raises:
+        RacError: a folder is damaged or of another source, model or dtype than the first, or a shard
+            is missing or there twice.
+    """
+    indexes = {Path(folder): _read_index(folder) for folder in folders}
+    first, one = next(iter(indexes.items()))
+    for folder, index in indexes.items():
+        for key in ("model", "sequences", "kind", "dtype", "groups"):
+            if index[key] != one[key]:
+                raise RacError(f"{folder} and {first} are no shards of one whole: other {key}")
+    numbers = sorted(tuple(index["shard"]) for index in indexes.values())
+    count = one["shard"][1]
+    if len(folders) != len(indexes) or numbers != [(i, count) for i in range(count)]:
+        given = ", ".join(f"{i} of {n}" for i, n in numbers)
+        raise RacError(f"all {count} shards are to be added, each once; given: {given}")
+    in_order = sorted(indexes.items(), key=lambda item: item[1]["shard"])
+    parts: dict[str, list[Term]] = {
+        part: [
+            Term("", folder, index, part, 1, index["parts"][part]["tokens"])
+            for folder, index in in_order
+        ]
+        for part in one["parts"]
+    }
+    with atomic_folder(output) as folder:
+        for block in sorted({group["block"] for group in one["groups"]}):
+            inputs = {}
+            for part, terms in parts.items():
+                absmax = combine_absmax(terms, block)
+                for name, hessian in combine(terms, block).items():
+                    inputs[name, part] = Inputs(hessian, absmax[name])
+            _save(folder, block, inputs)
+        tokens = {part: {"tokens": sum(t.tokens for t in terms)} for part, terms in parts.items()}
+        _save_index(folder, one | {"shard": [0, 1], "parts": tokens})
+
+
+def _file_of(block: int) -> str:
+    return f"layer-{block:03d}.safetensors"
+
+
+def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> None:
+    tensors = {}
+    for (name, part), x in inputs.items():
+        tensors[f"{name}/{part}"] = x.hessian.cpu()
+        tensors[f"{name}/{part}.absmax"] = x.absmax.cpu()
+    save_file(tensors, folder / _file_of(block))
+
+
+def _save_index(folder: Path, index: dict) -> None:
+    files = sorted(folder.glob("layer-*.safetensors"))
+    write_json(folder / "index.json", index | {"sha256": {f.name: sha256_file(f) for f in files}})
+
+
+# ---- read and combine
+
+
+class Term(NamedTuple):
+    """One part of a source in a calibration's weighted sum."""
+
+    source: str
+    folder: Path
+    header: dict  # its index.json
+    part: str
+    weight: float
+    tokens: int
+
+
+def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dict[str, list[Term]]:
+    """What a calibration adds up: key (`source` or `source.part`) → parts with their weights.
+
+    By `sum`, stored sums are added with the weights given. By `share`, each key's mean Σ x xᵀ / n
+    is weighted with its share and multiplied by the tokens of all keys together, so that shares are
+    shares of tokens at an equal total.
+
+    Args:
+        calibration: its definition.
+        folders: source → folder of its stored Hessians.
+        model: weights_sha256 of the model that they must be of.
+
+    Raises:
+        RacError: a source or part is missing, damaged, of another model or over other layers.
+    """
+    weights = calibration.sum or calibration.share or {}
+    found = {}
+    for key, weight in weights.items():
+        source, part = (key, None) if key in folders else key.rpartition(".")[::2]
+        if source not in folders:
+            raise RacError(
+                f"no Hessians were given for '{key}'; given: {', '.join(folders) or 'none'}"
+            )
+        index = _read_index(folders[source])
+        if index["model"] != model:
+            raise RacError(
+                f"{folders[source]}/index.json: these Hessians are of another model; "
+                "delete the folder"
+            )
+        if index["shard"] != [0, 1]:
+            number, count = index["shard"]
+            raise RacError(
+                f"{folders[source]} is shard {number} of {count}: add up all of them first"
+            )
+        if part is not None and part not in index["parts"]:
+            raise RacError(
+                f"'{key}': {folders[source]} holds {', '.join(index['parts'])} and no '{part}'"
+            )
+        found[key] = [
+            Term(source, folders[source], index, name, weight, index["parts"][name]["tokens"])
+            for name in ([part] if part else index["parts"])
+        ]
+    first = next(iter(found.values()))[0]
+    for term in (term for of_key in found.values() for term in of_key):
+        if term.header["groups"] != first.header["groups"]:
+            raise RacError(f"{term.folder} and {first.folder} hold Hessians of different layers")
+    if calibration.share:
+        tokens = {key: sum(term.tokens for term in of_key) for key, of_key in found.items()}
+        for key, of_key in found.items():
+            if not tokens[key]:
+                raise RacError(f"'{key}' has no tokens to take a share of")
+            scale = sum(tokens.values()) / tokens[key]
+            found[key] = [term._replace(weight=term.weight * scale) for term in of_key]
+    return found
+
+
+def token_weights(by_key: dict[str, list[Term]]) -> dict[tuple[str, str], float]:
+    """What a token counts in the calibration's sum, by source and part of it."""
+    weights: dict[tuple[str, str], float] = {}
+    for term in itertools.chain.from_iterable(by_key.values()):
+        key = term.source, term.part
+        weights[key] = weights.get(key, 0.0) + term.weight
+    return weights
+
+
+def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
+    """The calibration's Hessians of one block: group name → float32 [columns, columns].
+
+    Raises:
+        RacError: a file is missing, or its hash or a shape is not what its index says.
+    """
+    combined: dict[str, torch.Tensor] = {}
+    for term, group, hessian in _stored(of_calibration, block):
+        hessian *= term.weight
+        if group in combined:
+            combined[group] += hessian
+        else:
+            combined[group] = hessian
+    return combined
+
+
+def combine_absmax(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
+    """The largest |x| over the calibration's terms of one block: group name → float32 [columns].
+
+    A term of no weight does not count.
+
+    Raises:
+        RacError: a file is missing, or its hash or a shape is not what its index says.
+    """
+    combined: dict[str, torch.Tensor] = {}
+    counted = [term for term in of_calibration if term.weight]
+    for _, group, absmax in _stored(counted, block, ".absmax"):
+        combined[group] = torch.maximum(combined.get(group, absmax), absmax)
+    return combined
+
+
+def _stored(
+    terms: list[Term], block: int, suffix: str = ""
+) -> Iterator[tuple[Term, str, torch.Tensor]]:
+    """What the files of the terms hold of the groups of a block, checked: term, group, tensor."""
+    verified = set()
+    for term in terms:
+        file = term.folder / _file_of(block)
+        if file not in verified and _hash(file) != term.header["sha256"].get(file.name):
+            raise RacError(
+                f"{file} is not the file that its index.json was written for; delete the folder"
+            )
+        verified.add(file)
+        try:
+            with safe_open(file, "pt") as stored:
+                for group in term.header["groups"]:
+                    if group["block"] == block:
+                        tensor = stored.get_tensor(f"{group['name']}/{term.part}{suffix}")
+                        shape = [group["columns"]] * (1 if suffix else 2)
+                        if list(tensor.shape) != shape:
+                            raise RacError(
+                                f"{file}: {group['name']} is {list(tensor.shape)}, not {shape}"
+                            )
+                        yield term, group["name"], tensor
+        except SafetensorError as error:
+            raise RacError(f"{file} is damaged: {error}; delete the folder") from None
+
+
+def _hash(file: Path) -> str:
+    try:
+        return sha256_file(file)
+    except FileNotFoundError:
+        raise RacError(f"{file} is missing; delete the folder to have it made again") from None
+
+
+def _read_index(folder: Path) -> dict:
+    file = Path(folder) / "index.json"
+    keys = {"model", "sequences", "kind", "dtype", "shard", "parts", "groups", "sha256"}
+    index = read_json(file)
+    if not isinstance(index, dict) or not keys <= index.keys():
+        raise RacError(f"{file} is no index of Hessians; delete the folder to have it made again")
+    return index

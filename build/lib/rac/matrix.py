@@ -1,0 +1,249 @@
+"""The cell matrix: what a run consists of, and where each artefact of it lies.
+
+A cell is (model, calibration, variant); with an eval it is a row of results/summary.csv. Imports no torch:
+the Snakefile asks this module for names, paths and definitions, and holds no logic itself.
+"""
+
+import os
+from typing import NamedTuple
+
+from rac import __version__
+from rac.artifacts import sha256_json
+from rac.config import Config
+from rac.fingerprint import CHOSEN, STAGES, fingerprint
+from rac.variants import Variant
+
+ANSWER_FILES = ("generations", "scores", "requests", "problems")
+
+
+class Cell(NamedTuple):
+    """One compressed model, or the dense one as (model, none, dense)."""
+
+    model: str
+    calibration: str
+    variant: str
+
+    @property
+    def folder(self) -> str:
+        """results/{model}/{calibration}/{variant}"""
+        return f"results/{self.model}/{self.calibration}/{self.variant}"
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is the dense model."""
+        return self.variant == "dense"
+
+    @property
+    def checkpoint(self) -> str:
+        """The cell's Hugging Face folder; the dense cell's is the model itself."""
+        return f"resources/models/{self.model}" if self.dense else f"{self.folder}/checkpoint"
+
+
+def dense_cell(model: str) -> Cell:
+    """The cell of the uncompressed model."""
+    return Cell(model, "none", "dense")
+
+
+class Plan(NamedTuple):
+    """What a run asks for, in the order of the table: dense first, then as config.yaml lists them."""
+
+    cells: list[Cell]
+    evals: list[tuple[Cell, str]]
+    timed: set[Cell]
+
+
+def plan(config: Config, run: str) -> Plan:
+    """Expand the blocks of `run`; a cell that several blocks name is one cell."""
+    variants = config.variant_cells()
+    cells: dict[Cell, None] = {}
+    evals: dict[tuple[Cell, str], None] = {}
+    timed: set[Cell] = set()
+    for block in config.runs[run].cells:
+        for model in block.models:
+            combined = [dense_cell(model)]
+            for variant in config.singles(block):
+                needs = variants[variant][1].needs_hessian
+                calibrations = block.calibrations if needs else ["none"]
+                combined += [Cell(model, calibration, variant) for calibration in calibrations]
+            for cell in combined:
+                cells[cell] = None
+                evals.update({(cell, name): None for name in block.evals})
+                if block.runtime and not cell.dense:
+                    timed.add(cell)
+    models = list(config.models)
+    ordered = sorted(cells, key=lambda cell: (models.index(cell.model), not cell.dense))
+    place = {cell: i for i, cell in enumerate(ordered)}
+    return Plan(ordered, sorted(evals, key=lambda pair: place[pair[0]]), timed)
+
+
+def _quantization(variant: Variant | None) -> str | None:
+    """The scheme, and how it was rounded: `w4a16 gptq`."""
+    if variant is None or variant.quantize is None:
+        return None
+    return f"{variant.quantize.scheme} {variant.quantize.method}"
+
+
+def _used(config: Config, kind: str) -> set[str]:
+    """The models, calibrations or evals that the active run's blocks name."""
+    return {name for block in config.runs[config.run].cells for name in getattr(block, kind)}
+
+
+def measured_sources(config: Config) -> list[str]:
+    """The sources whose sequences the active run's models are run on, as config.yaml orders them."""
+    run = config.runs[config.run]
+    sources = {
+        source
+        for name in _used(config, "calibrations")
+        for source in config.calibrations[name].sources(config.sources)
+    }
+    if run.heldout:
+        sources |= {run.heldout.thoughts, run.heldout.text}
+    return [name for name in config.sources if name in sources]
+
+
+def generated_sources(config: Config, model: str) -> list[str]:
+    """The sources of traces that a model generates for the active run, for itself or for others."""
+    own = model in _used(config, "models")
+    found = set()
+    cells = config.variant_cells()
+    singles = {name for block in config.runs[config.run].cells for name in config.singles(block)}
+    searched = {cells[single][1].allocation_source for single in singles}
+    for name in {*measured_sources(config), *searched} - {None}:
+        source, other = config.sources[str(name)], config.sources[str(name)].traces_of
+        if source.kind == "traces" and (
+            own if not (other and other.model) else other.model == model
+        ):
+            found.add(other.source if other else str(name))
+    return [name for name in config.sources if name in found]
+
+
+def restrict(config: Config) -> Config:
+    """Only the definitions that the active run's numbers hang on."""
+    run = config.runs[config.run]
+    blocks = run.cells
+    sources = set(measured_sources(config))
+    singles = {name for block in blocks for name in config.singles(block)}
+    cells = config.variant_cells()
+    sources |= {found for single in singles if (found := cells[single][1].allocation_source)}
+    variants = {name for name in config.variants if singles & set(config.expanded(name))}
+    others = [other for name in sources if (other := config.sources[name].traces_of)]
+    sources |= {other.source for other in others}
+    models = _used(config, "models") | {other.model for other in others if other.model}
+    datasets = {config.sources[name].dataset for name in sources}
+    datasets |= {config.evals[name].dataset for name in _used(config, "evals")}
+    datasets |= {other for name in datasets for other in config.datasets[name].without}
+    kept: dict[str, set[str]] = {
+        "models": models,
+        "datasets": datasets,
+        "sources": sources,
+        "calibrations": _used(config, "calibrations"),
+        "variants": variants,
+        "evals": _used(config, "evals"),
+        "workloads": {run.workload} if run.workload else set(),
+        "runs": {config.run},
+    }
+    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"threads"}}})
+    for kind, names in kept.items():
+        values[kind] = {name: value for name, value in values[kind].items() if name in names}
+    return Config.model_validate(values)
+
+
+def identity(config: Config) -> str:
+    """Hash of the definitions that the active run's numbers hang on."""
+    return sha256_json(restrict(config).model_dump(mode="json"))[:16]
+
+
+def code_version() -> str:
+    """Version of the package and fingerprint of the code that makes the numbers."""
+    shown = {"summary", "report"}
+    names = [name for stage, names in STAGES.items() if stage not in shown for name in names]
+    return f"{__version__}+{fingerprint(*names, *sorted(CHOSEN))}"
+
+
+def summary_files(config: Config) -> list[str]:
+    """Every file that the table of the active run is made from."""
+    rows = summary_cells(config)
+    kinds = ("dense_scores", "scores", "metrics", "generation", "diagnostics", "runtime")
+    files = [str(row[kind]) for row in rows for kind in kinds if row[kind]]
+    files += [cell.checkpoint for cell in plan(config, config.run).cells]
+    return list(dict.fromkeys(files))
+
+
+def summary_cells(config: Config) -> list[dict]:
+    """A dict a row of the table: what the cell is, and where its artefacts lie (None if not asked for)."""
+    run = config.runs[config.run]
+    cells, evals, timed = plan(config, config.run)
+    variants = config.variant_cells()
+    heldout = f"{run.heldout.thoughts}+{run.heldout.text}" if run.heldout else None
+    rows = []
+    for cell in cells:
+        pattern, variant = variants.get(cell.variant, ("", None))
+        names: list[str | None] = [name for other, name in evals if other == cell]
+        for name in names or [None]:
+            scored = f"{cell.folder}/{name}" if name else None
+            dense = f"{dense_cell(cell.model).folder}/{name}/scores.jsonl.zst"
+            rows.append(
+                cell._asdict()
+                | {
+                    "solver": (variant.solver if variant else None) or "none",
+                    "pattern": pattern,
+                    "quantization": _quantization(variant),
+                    "sparsity_asked": variant.sparsity_asked if variant else None,
+                    "dense": cell.dense,
+                    "eval": name,
+                    "dense_scores": dense if name and not cell.dense else None,
+                    "scores": f"{scored}/scores.jsonl.zst" if name else None,
+                    "metrics": f"{scored}/metrics.json" if name else None,
+                    "generation": f"{scored}/generation.json" if name else None,
+                    "compression": None if cell.dense else f"{cell.checkpoint}/compression.json",
+                    "diagnostics": f"{cell.folder}/diagnostics/{heldout}.json" if heldout else None,
+                    "runtime": f"{cell.folder}/runtime/{run.workload}.json"
+                    if cell in timed
+                    else None,
+                    "model_json": f"resources/models/{cell.model}/model.json",
+                }
+            )
+    return rows
+
+
+def report_cells(config: Config) -> dict[str, list[dict]]:
+    """What the page shows beside the table: diagnostics and generations by cell, sources by model."""
+    run = config.runs[config.run]
+    rows = summary_cells(config)
+    keys = ("model", "calibration", "variant", "eval")
+    return {
+        "diagnostics": [
+            {key: row[key] for key in keys[:3]} | {"path": row["diagnostics"]}
+            for row in {
+                (row["model"], row["calibration"], row["variant"]): row for row in rows
+            }.values()
+            if row["diagnostics"]
+        ],
+        "generations": [
+            {key: row[key] for key in keys}
+            | {
+                "generations": f"{os.path.dirname(row['scores'])}/generations.jsonl.zst",
+                "scores": row["scores"],
+                "requests": f"results/{row['model']}/requests/{row['eval']}/requests.jsonl.zst",
+                "problems": f"resources/datasets/{config.evals[row['eval']].dataset}/data.jsonl",
+            }
+            for row in rows
+            if row["eval"]
+        ],
+        "sources": [
+            {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}
+            for model in config.models
+            if model in _used(config, "models")
+            for name in measured_sources(config)
+            if run.heldout is None or name != run.heldout.text
+        ],
+    }
+
+
+def report_files(config: Config) -> list[str]:
+    """Every file that the page is made from, beside the table."""
+    cells = report_cells(config)
+    files = [row["path"] for row in cells["diagnostics"]]
+    files += [row[key] for row in cells["generations"] for key in ANSWER_FILES]
+    files += [os.path.dirname(row["index"]) for row in cells["sources"]]
+    return list(dict.fromkeys(files))

@@ -1,0 +1,66 @@
+"""What a model is told: messages rendered by its own chat template."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rac.artifacts import read_json
+from rac.errors import RacError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_OPENED = re.compile(r"<think>\s*\Z")
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What config.yaml says of a model's chat, from its model.json: `system` and `thinking`, or None."""
+    record = Path(folder) / "model.json"
+    plain = {"system": None, "thinking": None}
+    return read_json(record).get("chat", plain) if record.exists() else plain
+
+
+def render(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], chat: dict[str, Any]
+) -> str:
+    """The prompt: messages by the tokenizer's chat template, ready for the model to go on.
+
+    A last message of the assistant is one that it is to continue.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: dicts of role and content.
+        chat: of `settings`; a system prompt comes first unless the messages bring one.
+
+    Raises:
+        RacError: the template refuses the messages.
+    """
+    from jinja2.exceptions import TemplateError
+
+    if chat["system"] is not None and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": chat["system"]}, *messages]
+    prefilled = messages[-1]["role"] == "assistant"
+    switch = {} if chat["thinking"] is None else {"enable_thinking": chat["thinking"]}
+    try:
+        prompt = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=not prefilled,
+            continue_final_message=prefilled,
+            **switch,
+        )
+    except TemplateError as error:
+        line = " ".join(str(error).split())[:200]
+        raise RacError(f"the chat template of {tokenizer.name_or_path} refuses: {line}") from None
+    return str(prompt)
+
+
+def token_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[int]:
+    """Token ids of a rendered prompt, in which the template wrote the special tokens itself."""
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+def opening(prompt: str) -> str:
+    """The `<think>` with which a prompt ends, so that the answer begins inside a thought; or nothing."""
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""

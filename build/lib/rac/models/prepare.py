@@ -1,0 +1,68 @@
+"""Stage `model`: the dense model as a Hugging Face folder, with what later stages ask of it in model.json."""
+
+import shutil
+from pathlib import Path
+
+from rac import hub
+from rac.artifacts import atomic_folder, provenance, write_json
+from rac.config import Model
+from rac.errors import RacError
+from rac.models import weights
+from rac.models.checkpoint import check_folder
+from rac.models.reasoner import WEIGHTS
+
+FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "README.md")
+RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
+
+
+def prepare_model(model: Model, name: str, output: Path) -> None:
+    """Write resources/models/{name}: weights, tokenizer, chat template and model.json.
+
+    model.json holds the SHA-256 of the weights and the groups of linear layers that share an input.
+    Weights are linked, not copied: of a local folder, or of the hub's cache at the pinned commit.
+
+    Raises:
+        RacError: the folder, the repository or a file of it is missing, damaged or of a foreign kind.
+    """
+    source = WEIGHTS if model.embedded else model.path
+    if model.hub:
+        assert model.revision
+        instead = f"without a network, give a folder with its files: models.{name}.path"
+        source = hub.fetch(
+            model.hub, model.revision, list(FILES), "model", f"models.{name}", instead
+        )
+    assert source is not None
+    check_folder(source, name)
+    with atomic_folder(output) as folder:
+        for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
+            if file.name in RECORDS:
+                continue
+            if file.suffix == ".safetensors":
+                (folder / file.name).symlink_to(file.resolve())
+            else:
+                shutil.copyfile(file, folder / file.name)
+        try:
+            record = _record(folder, model.dtype)
+        except (RacError, ValueError) as error:  # this folder vanishes: name the one that stays
+            place = f"{model.hub}@{model.revision}" if model.hub else str(source)
+            raise RacError(f"models.{name}: {error}".replace(str(folder), place)) from None
+        write_json(
+            folder / "model.json",
+            record
+            | {"chat": {"system": model.system, "thinking": model.thinking}}
+            | provenance(definition=model.model_dump(mode="json")),
+        )
+
+
+def _record(folder: Path, dtype: str) -> dict:
+    from rac.linear import groups
+    from rac.models.checkpoint import load_tokenizer, stop_tokens
+    from rac.models.skeleton import skeleton
+
+    load_tokenizer(folder)  # what is wrong with it is said here, not hours later
+    stop_tokens(folder)
+    return {
+        "weights_sha256": weights.sha256(folder),
+        "linear_groups": groups(skeleton(folder, dtype)),
+        **weights.size(folder),
+    }

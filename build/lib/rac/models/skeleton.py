@@ -1,0 +1,144 @@
+"""A causal language model without its weights, and where its files hold them."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from rac.errors import RacError
+from rac.models import weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
+    """The causal language model of a folder, in evaluation mode, without most of its weights.
+
+    Blocks and embeddings are on the meta device; the rest (final norm, learned positions) is read,
+    and buffers that no file holds (rotary frequencies) are computed as transformers does.
+
+    Raises:
+        RacError: the folder is missing or damaged, or its tensors do not fit its config.json.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = Path(model)
+    if not (model / "config.json").is_file():
+        raise RacError(f"{model} is not a Hugging Face folder: config.json is missing")
+    try:
+        config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
+        line = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RacError(f"cannot load the checkpoint {model}: {line}") from None
+    network.eval().requires_grad_(False)
+    located = locate(network, model)
+    _compute_buffers(network, default_device())
+    late = {*decoder_blocks(network), network.get_input_embeddings(), output_embedding(network)}
+    prefixes = tuple(f"{name}." for name, module in network.named_modules() if module in late)
+    early = [name for name in network.state_dict() if not name.startswith(prefixes)]
+    load(network, early, located, default_device())
+    return network
+
+
+def decoder_blocks(network: "PreTrainedModel") -> nn.ModuleList:
+    """The outermost list of as many modules as the configuration has layers.
+
+    Raises:
+        ValueError: there is none.
+    """
+    count = getattr(network.config.get_text_config(), "num_hidden_layers", None)
+    for module in network.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ValueError(f"{type(network).__name__} has no list of {count} decoder blocks")
+
+
+def output_embedding(network: "PreTrainedModel") -> nn.Linear | None:
+    """The linear layer that makes logits, if the model has one."""
+    head = network.get_output_embeddings()
+    return head if isinstance(head, nn.Linear) else None
+
+
+def default_device() -> str:
+    """The first GPU, or the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def locate(network: "PreTrainedModel", model: Path) -> dict[str, tuple[Path, str]]:
+    """Where each tensor of the model is stored: its file, and the name it has there.
+
+    Names of older checkpoints are translated as transformers does (GPT-NeoX's embed_out is lm_head).
+
+    Raises:
+        RacError: the files lack a tensor of the model, or have one that the model lacks.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    changes = get_model_conversion_mapping(network)
+    renamings = [change for change in changes if isinstance(change, WeightRenaming)]
+    prefix, expected = network.base_model_prefix, network.state_dict()
+    located = {}
+    for stored, file in weights.locate(model).items():
+        name, _ = rename_source_key(stored, renamings, [], prefix, expected)
+        located[stored if stored in expected else name] = file, stored
+    for one, other in network.all_tied_weights_keys.items():
+        twin = located.get(one) or located.get(other)
+        if twin:
+            located = {one: twin, other: twin} | located
+    for name in expected:
+        if name not in located:
+            raise RacError(f"{model}: no file holds {name}, which its config.json asks for")
+    ignored = [*(network._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"]
+    for name in sorted(located.keys() - expected.keys()):
+        if not any(re.search(pattern, name) for pattern in ignored):
+            file, stored = located[name]
+            raise RacError(f"{file} holds {stored}, which its config.json has no place for")
+    return located
+
+
+def load(
+    network: "PreTrainedModel", names: list[str], located: dict[str, tuple[Path, str]], device: str
+) -> None:
+    """Read tensors of the model from files into it, in the model's dtype."""
+    empty, tensors = network.state_dict(), {}
+    for name in names:
+        file, stored = located[name]
+        tensor = weights.read(file, stored)
+        if tensor.shape != empty[name].shape:
+            raise RacError(
+                f"{file}: {stored} is {list(tensor.shape)}, and config.json asks for "
+                f"{list(empty[name].shape)}"
+            )
+        tensors[name] = tensor.to(device, empty[name].dtype)
+    network.load_state_dict(tensors, strict=False, assign=True)
+
+
+def _compute_buffers(network: "PreTrainedModel", device: str) -> None:
+    """Give buffers that no file holds the values that transformers' own initialisation gives them.
+
+    Raises:
+        ValueError: it leaves one untouched, which would be garbage.
+    """
+    owners: dict[nn.Module, list[str]] = {}
+    for name, buffer in list(network.named_non_persistent_buffers()):
+        parent, _, leaf = name.rpartition(".")
+        owner = network.get_submodule(parent)
+        marker = float("nan") if buffer.is_floating_point() else torch.iinfo(buffer.dtype).min
+        setattr(owner, leaf, torch.full_like(buffer, marker, device=device))
+        owners.setdefault(owner, []).append(leaf)
+    for owner, leaves in owners.items():
+        network._init_weights(owner)
+        for leaf in leaves:
+            buffer = getattr(owner, leaf)
+            untouched = buffer.isnan() if buffer.is_floating_point() else buffer.lt(0)
+            if untouched.any():
+                raise ValueError(
+                    f"{type(owner).__name__}.{leaf} cannot be computed without a model"
+                )

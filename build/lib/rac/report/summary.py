@@ -1,0 +1,298 @@
+"""Stage `summary`: one row a (cell, eval), and the paired comparisons between calibrations.
+
+docs/summary.md says what each column is.
+"""
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rac.artifacts import read_json, read_jsonl, write_text
+from rac.errors import RacError
+from rac.evaluate.statistics import Difference, paired_difference
+
+METRICS = (
+    "problems",
+    "samples",
+    "accuracy",
+    "accuracy_se",
+    "finished",
+    "finished_se",
+    "tokens_mean",
+    "tokens_mean_se",
+    "tokens_median",
+    "tokens_p95",
+)
+SIZES = ("parameters", "nonzero_parameters", "bytes_on_disk")
+COLUMNS = (
+    "run",
+    "model",
+    "calibration",
+    "variant",
+    "solver",
+    "pattern",
+    "quantization",
+    "sparsity_asked",
+    "sparsity",
+    "eval",
+    "problems",
+    "samples",
+    "accuracy",
+    "accuracy_se",
+    "accuracy_difference",
+    "accuracy_difference_se",
+    "accuracy_difference_low",
+    "accuracy_difference_high",
+    "finished",
+    "finished_se",
+    "tokens_mean",
+    "tokens_mean_se",
+    "tokens_mean_difference",
+    "tokens_mean_difference_se",
+    "tokens_median",
+    "tokens_p95",
+    "layer_error",
+    "layer_error_heldout_decode",
+    "layer_error_heldout_prompt",
+    "loss_thoughts",
+    "loss_thoughts_se",
+    "loss_text",
+    "loss_text_se",
+    "calibration_tokens",
+    *SIZES,
+    "tokens_per_second_1",
+    "tokens_per_second_1_se",
+    "speedup_1",
+    "speedup_1_se",
+    "tokens_per_second_batch",
+    "tokens_per_second_batch_se",
+    "speedup_batch",
+    "speedup_batch_se",
+    "batch",
+    "peak_memory_bytes",
+    "seconds_compress",
+    "seconds_generate",
+    "dense_sha256",
+    "config_sha256",
+    "code_version",
+)
+COMPARED = ("model", "variant", "eval", "calibration", "baseline", *Difference._fields)
+
+
+def summarize(
+    cells: list[dict], run: str, config_sha256: str, code_version: str, output: Path
+) -> None:
+    """Write the run's table, `output`, and beside it comparisons.csv and the table as text (.txt).
+
+    Args:
+        cells: a dict a row, of `rac.matrix.summary_cells`: names, and paths (None: not asked for).
+        run: the run's name.
+        config_sha256: hash of the definitions that the numbers hang on.
+        code_version: version of the code that made them.
+        output: summary.csv.
+
+    Raises:
+        RacError: an artefact is missing or damaged, is of another dense model, or two that are
+            compared are not over the same problems.
+    """
+    models = list(dict.fromkeys(cell["model"] for cell in cells))
+    cells = sorted(cells, key=lambda cell: (models.index(cell["model"]), not cell["dense"]))
+    paths = [cell[key] for cell in cells for key in ("scores", "dense_scores") if cell[key]]
+    scores = {path: read_jsonl(Path(path)) for path in dict.fromkeys(paths)}
+    made_by = {"run": run, "config_sha256": config_sha256, "code_version": code_version}
+    rows = [made_by | _row(cell, scores) for cell in cells]
+    write_text(output, _csv(COLUMNS, rows))
+    write_text(output.with_name("comparisons.csv"), _csv(COMPARED, _comparisons(cells, scores)))
+    write_text(output.with_suffix(".txt"), table(output))
+
+
+def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
+    """What a cell says in summary.csv; what was not measured is left out."""
+    row = {key: cell[key] for key in COLUMNS if key in cell}
+    model = read_json(cell["model_json"])
+    row["dense_sha256"] = model["weights_sha256"]
+    if cell["dense"]:
+        row |= {key: model.get(key) for key in SIZES}
+    if cell["compression"]:
+        made = read_json(cell["compression"])
+        if made["dense_sha256"] != model["weights_sha256"]:
+            raise RacError(
+                f"{cell['compression']} was compressed from another model than "
+                f"{cell['model_json']} describes; delete its folder to have it made again"
+            )
+        row |= {key: made[key] for key in ("sparsity", *SIZES)}
+        row["layer_error"] = made["relative_error"]
+        row["calibration_tokens"] = sum(made["calibration_tokens"].values()) or None
+        row["seconds_compress"] = made["seconds"]
+    if cell["metrics"]:
+        metrics = read_json(cell["metrics"])
+        row |= {key: metrics[key] for key in METRICS}
+    if cell["generation"]:
+        row["seconds_generate"] = read_json(cell["generation"])["seconds"]
+    if cell["scores"] and cell["dense_scores"]:
+        accuracy = _difference(cell["scores"], cell["dense_scores"], "correct", scores)
+        tokens = _difference(cell["scores"], cell["dense_scores"], "tokens", scores)
+        row |= {
+            "accuracy_difference": accuracy.difference,
+            "accuracy_difference_se": accuracy.se,
+            "accuracy_difference_low": accuracy.low,
+            "accuracy_difference_high": accuracy.high,
+            "tokens_mean_difference": tokens.difference,
+            "tokens_mean_difference_se": tokens.se,
+        }
+    if cell["diagnostics"]:
+        found = read_json(cell["diagnostics"])
+        row["layer_error_heldout_decode"] = found["error_decode"]
+        row["layer_error_heldout_prompt"] = found["error_prompt"]
+        for role, loss in found["losses"].items():
+            row |= {f"loss_{role}": loss["loss"], f"loss_{role}_se": loss["loss_se"]}
+    if cell["runtime"]:
+        row |= _runtime(read_json(cell["runtime"]))
+    return row
+
+
+def _runtime(measured: dict) -> dict[str, Any]:
+    """Speed at batch 1 and at the largest other batch, and peak memory."""
+    batches = measured["batches"]
+    row = {"peak_memory_bytes": measured["peak_memory_bytes"]}
+    larger = max((int(batch) for batch in batches if batch != "1"), default=None)
+    for name, batch in (("1", "1"), ("batch", str(larger))):
+        if batch in batches:
+            for value in ("tokens_per_second", "speedup"):
+                row[f"{value}_{name}"] = batches[batch][value]
+                row[f"{value}_{name}_se"] = batches[batch].get(f"{value}_se")
+    return row | {"batch": larger}
+
+
+def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> Iterable[dict[str, Any]]:
+    """Each calibration minus each that stands before it, for every variant and eval they share."""
+    shared: dict[tuple, list[dict]] = {}
+    for cell in cells:
+        if cell["scores"] and cell["calibration"] != "none":
+            key = (cell["model"], cell["variant"], cell["eval"])
+            shared.setdefault(key, []).append(cell)
+    for (model, variant, name), group in shared.items():
+        for baseline, other in itertools.combinations(group, 2):
+            found = _difference(other["scores"], baseline["scores"], "correct", scores)
+            yield {
+                "model": model,
+                "variant": variant,
+                "eval": name,
+                "calibration": other["calibration"],
+                "baseline": baseline["calibration"],
+                **found._asdict(),
+            }
+
+
+def _difference(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> Difference:
+    """Paired difference of `key` between two score files, a − b."""
+    values = [[float(row[key]) for row in scores[path]] for path in (a, b)]
+    problems = [[(row["doc_id"], row["id"]) for row in scores[path]] for path in (a, b)]
+    try:
+        return paired_difference(values[0], problems[0], values[1], problems[1])
+    except ValueError as error:
+        raise RacError(f"{a} and {b} cannot be compared, {error}; generate again") from None
+
+
+def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:
+    """Comma-separated text; floats in their shortest exact form, empty where there is no number."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = [row.get(column) for column in columns]
+        writer.writerow(
+            "" if isinstance(value, float) and math.isnan(value) else value for value in values
+        )
+    return stream.getvalue()
+
+
+def table(summary: Path) -> str:
+    """summary.csv as text for a terminal of about 120 columns: a table a (model, eval)."""
+    from rich.console import Console
+
+    with Path(summary).open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    wide = 300  # more than names can need: columns take what they hold, and nothing is wrapped
+    console = Console(
+        file=io.StringIO(), width=wide, color_system=None, highlight=False, markup=False
+    )
+    groups: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["eval"]), []).append(row)
+    for (model, name), group in groups.items():
+        console.print(_grid(" · ".join(filter(None, (model, name))), group))
+    if rows:
+        console.print(
+            "± standard error over problems. [ ] 95 % interval of the paired difference to the "
+            "dense model, in points.\nLayer error: relative, mean over layers, on held-out decode "
+            "tokens. Losses: nats a token.\nRun {run}, definitions {config_sha256}, "
+            "code {code_version}.".format(**rows[0])
+        )
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _grid(title: str, rows: list[dict[str, str]]) -> Any:
+    """A rich table of one (model, eval); calibrations of a variant stand together."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(
+        title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    heads = (
+        "variant",
+        "calibration",
+        "zeros",
+        "accuracy %",
+        "− dense [95 %]",
+        "finished",
+        "tokens",
+    )
+    for head in (*heads, "layer\nerror", "loss:\nthoughts", "\ntext"):
+        grid.add_column(head, justify="left" if head in heads[:2] else "right", vertical="bottom")
+    variants: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        variants.setdefault(row["variant"], []).append(row)
+    for variant, group in variants.items():
+        for i, row in enumerate(group):
+            grid.add_row(
+                "" if i else variant,
+                "–" if row["calibration"] == "none" else row["calibration"],
+                _number(row["sparsity"], 100, "%"),
+                _with(row, "accuracy", " ± ", "accuracy_se"),
+                _difference_text(row),
+                _number(row["finished"], 100, "%"),
+                _number(row["tokens_mean"], 1, "", 0),
+                _number(row["layer_error_heldout_decode"], 1, "", 4),
+                _number(row["loss_thoughts"], 1, "", 3),
+                _number(row["loss_text"], 1, "", 3),
+                end_section=len(group) > 1 and i == len(group) - 1,
+            )
+    return grid
+
+
+def _number(text: str, scale: float = 1, unit: str = "", digits: int = 1, sign: str = "") -> str:
+    """A cell of the CSV, scaled; – where it is empty."""
+    if not text:
+        return "–"
+    return f"{float(text) * scale:{sign}.{digits}f}{unit}".replace("-", "−")
+
+
+def _with(row: dict[str, str], value: str, between: str, error: str) -> str:
+    if not row[error]:
+        return _number(row[value], 100)
+    return f"{_number(row[value], 100)}{between}{_number(row[error], 100)}"
+
+
+def _difference_text(row: dict[str, str]) -> str:
+    difference = _number(row["accuracy_difference"], 100, sign="+")
+    if not row["accuracy_difference_low"]:
+        return difference
+    low, high = (_number(row[f"accuracy_difference_{end}"], 100) for end in ("low", "high"))
+    return f"{difference} [{low}, {high}]"

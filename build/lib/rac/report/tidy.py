@@ -1,0 +1,198 @@
+"""Tidy data frames of a run: what figures draw, their CSV files hold, and the page says."""
+
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+from scipy.special import stdtrit
+
+from rac.errors import RacError
+
+TEXT = (
+    "run",
+    "model",
+    "calibration",
+    "variant",
+    "solver",
+    "pattern",
+    "eval",
+    "baseline",
+    "dense_sha256",
+    "config_sha256",
+    "code_version",
+)
+CELL = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
+
+
+def read(file: Path) -> pd.DataFrame:
+    """summary.csv or comparisons.csv; names stay text even where they look like numbers.
+
+    Raises:
+        RacError: missing, or not a table.
+    """
+    names = dict.fromkeys(TEXT, str)
+    try:
+        frame = pd.read_csv(file, keep_default_na=False, na_values=[""], dtype=names)
+    except FileNotFoundError:
+        raise RacError(f"{file} is missing") from None
+    except ValueError as error:
+        raise RacError(f"{file} is damaged: {error}; delete it to have it made again") from None
+    text = [name for name in TEXT if name in frame]
+    return frame.assign(**{name: frame[name].fillna("") for name in text})
+
+
+def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The cells where `value` was measured, with its 95 % interval where it has a standard error.
+
+    Args:
+        rows: rows of the summary of one (model, eval).
+        value: a column of it, or "unfinished" (1 − finished).
+
+    Returns:
+        Columns of the cell, `value`, `{value}_low`, `{value}_high` (NaN without a standard error).
+    """
+    column = "finished" if value == "unfinished" else value
+    numbers = rows[column].astype(float)
+    frame = rows[CELL].assign(**{value: 1 - numbers if value == "unfinished" else numbers})
+    half: float | pd.Series = math.nan
+    if f"{column}_se" in rows:
+        over_problems = column in ("accuracy", "finished", "tokens_mean")
+        degrees = rows["problems"].astype(float) - 1 if over_problems else math.inf
+        half = stdtrit(degrees, 0.975) * rows[f"{column}_se"].astype(float)
+    frame = frame.assign(
+        **{f"{value}_low": frame[value] - half, f"{value}_high": frame[value] + half}
+    )
+    return frame[frame[value].notna()].reset_index(drop=True)
+
+
+def losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose losses were measured, in nats a token, with their 95 % intervals."""
+    return measured(rows, "loss_text").merge(measured(rows, "loss_thoughts"), on=CELL)
+
+
+def lines(frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells that are points of a line: one definition and calibration at several sparsities.
+
+    Returns:
+        Those rows of the frame, with `family`: the variant's name without its sparsity.
+    """
+    points = frame[frame["pattern"].str.startswith("unstructured")].dropna(subset="sparsity_asked")
+    named = zip(points["variant"], points["sparsity_asked"], strict=True)
+    family = [variant.removesuffix(f"-{sparsity:g}") for variant, sparsity in named]
+    points = points.assign(family=pd.Series(family, points.index, dtype=str))
+    several = points.groupby(["family", "calibration"])["sparsity_asked"].transform("nunique") > 1
+    return points[several]
+
+
+def sweeps(frame: pd.DataFrame) -> pd.Series:
+    """Whether each cell is a point of one of the `lines`."""
+    return pd.Series(frame.index.isin(lines(frame).index), frame.index)
+
+
+def shown_variant(rows: pd.DataFrame) -> str | None:
+    """The variant that a page shows closely: with most calibrations, then nearest to 50 % zeros."""
+    calibrated = rows[rows["calibration"] != "none"]
+    if calibrated.empty:
+        return None
+    variants = calibrated.groupby("variant", sort=False).agg(
+        calibrations=("calibration", "nunique"), sparsity=("sparsity_asked", "first")
+    )
+    distance = (variants["sparsity"] - 0.5).abs()
+    order = variants.assign(distance=distance).sort_values(
+        ["calibrations", "distance"], ascending=[False, True], kind="stable"
+    )
+    return str(order.index[0])
+
+
+def layers(diagnostics: list[dict], variant: str) -> pd.DataFrame:
+    """Held-out errors of every layer at one variant.
+
+    Args:
+        diagnostics: dicts of a cell's names and `layers`, of one model.
+        variant: which cells to take.
+
+    Returns:
+        Columns calibration, layer (its index in the model), name, block, projection, error_decode
+        and error_prompt.
+    """
+    keys = ("name", "block", "projection", "error_decode", "error_prompt")
+    return pd.DataFrame(
+        [
+            {"calibration": cell["calibration"], "layer": i} | {key: layer[key] for key in keys}
+            for cell in diagnostics
+            if cell["variant"] == variant
+            for i, layer in enumerate(cell["layers"])
+        ],
+        columns=["calibration", "layer", *keys],
+    )
+
+
+def subject(calibrations: list[str]) -> str | None:
+    """The calibration that is compared with the others: `rac`, or the last one that a run lists."""
+    named = [name for name in calibrations if name != "none"]
+    return "rac" if "rac" in named else (named[-1] if named else None)
+
+
+def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
+    """The comparisons that `calibration` takes part in, turned so that it comes first."""
+    turned = comparisons[comparisons["baseline"] == calibration].rename(
+        columns={"calibration": "baseline", "baseline": "calibration", "low": "high", "high": "low"}
+    )
+    turned = turned.assign(**{key: -turned[key] for key in ("difference", "low", "high")})
+    kept = comparisons[comparisons["calibration"] == calibration]
+    return pd.concat([kept, turned[kept.columns]]).sort_index(kind="stable").reset_index(drop=True)
+
+
+def headline(comparisons: pd.DataFrame) -> str:
+    """What the 95 % intervals of all models and evals say, as a sentence; empty if there are none.
+
+    Args:
+        comparisons: of one calibration, of `against`.
+    """
+    if comparisons.empty:
+        return ""
+    counts = comparisons.groupby("baseline", sort=False).agg(
+        total=("low", "size"),
+        higher=("low", lambda low: int((low > 0).sum())),
+        lower=("high", lambda high: int((high < 0).sum())),
+    )
+    parts = []
+    for said in ("higher", "lower"):
+        some = counts[counts[said] > 0]
+        if len(some):
+            named = [
+                f"with {row.Index} in {getattr(row, said)} of {row.total}"
+                for row in some.itertuples()
+            ]
+            listed = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+            parts.append(f"{said} than {listed}")
+    alike = counts[(counts["higher"] == 0) & (counts["lower"] == 0)].index
+    if len(alike):
+        parts.append(f"not shown to differ from that with {' or '.join(alike)}")
+    sentence = (
+        f"With {comparisons['calibration'].iloc[0]} calibration, accuracy is {'; '.join(parts)}."
+    )
+    return re.sub(r"( in \d+ of \d+)", r"\1 comparisons", sentence, count=1)
+
+
+def lowest(layers: pd.DataFrame) -> list[dict]:
+    """In how many layers each calibration has the lowest error on decode tokens (of two or more).
+
+    Args:
+        layers: of `layers`.
+    """
+    if layers["calibration"].nunique() < 2:
+        return []
+    best = layers.loc[layers.groupby("layer")["error_decode"].idxmin(), "calibration"]
+    counts = best.value_counts()
+    return [
+        {
+            "calibration": name,
+            "layers": int(counts.get(name, 0)),
+            "of": len(best),
+            "mean_decode": float(group["error_decode"].mean()),
+            "mean_prompt": float(group["error_prompt"].mean()),
+        }
+        for name, group in layers.groupby("calibration", sort=False)
+    ]

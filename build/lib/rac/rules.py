@@ -1,0 +1,241 @@
+"""What the rules ask of the configuration: each question is a function of the wildcards.
+
+A rule writes `ask("threads")`, and holds no logic itself. Imports no torch.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rac.config import Config
+from rac.datasets import embedded, files
+from rac.engines import choose
+from rac.evaluate.harness import task_file
+from rac.fingerprint import stage
+from rac.matrix import Cell, restrict
+from rac.models.checkpoint import check_folder
+from rac.models.reasoner import WEIGHTS
+
+
+def check(config: Config) -> None:
+    """Refuse, before any job starts, what the active run cannot be made from.
+
+    Raises:
+        RacError: a file, folder, embedded split or lm-eval task is not there.
+    """
+    used = restrict(config)
+    for name, model in used.models.items():
+        if model.path:
+            check_folder(model.path, name)
+    for name, dataset in used.datasets.items():
+        if dataset.embedded:
+            embedded.check(dataset, name)
+        files.check(dataset, name)
+    for evaluation in used.evals.values():
+        task_file(evaluation.task)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression that matches these names only."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def spec(
+    config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
+) -> Callable[[Any], str]:
+    """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
+    unread = {"threads", "engine", "tensor_parallel", *without}
+    return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
+        exclude=unread
+    )
+
+
+def ask(config: Config, question: str) -> Callable[[Any], Any]:
+    """One of the functions below, bound to the configuration."""
+    return partial(globals()[question], config)
+
+
+def dtype(config: Config, wildcards: Any) -> str:
+    """The type of number that a model runs in."""
+    return config.models[wildcards.model].dtype
+
+
+def threads(config: Config, wildcards: Any) -> int:
+    """CPU threads of a job that runs the model."""
+    return config.models[wildcards.model].threads or os.cpu_count() or 1
+
+
+def engine(config: Config, wildcards: Any) -> str:
+    """What samples from a model and all that is compressed from it."""
+    model = config.models[wildcards.model]
+    return choose(model.engine, model.dtype)
+
+
+def tensor_parallel(config: Config, wildcards: Any) -> int:
+    """GPUs that the engine spreads a model over."""
+    return config.models[wildcards.model].tensor_parallel
+
+
+def traces_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the traces stage, with the model's engine."""
+    return stage("traces", f"rac.engines.{engine(config, wildcards)}")
+
+
+def generate_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the generate stage, with the model's engine."""
+    return stage("generate", f"rac.engines.{engine(config, wildcards)}")
+
+
+def dataset_file(config: Config, wildcards: Any) -> list[str]:
+    """The user's own file that a dataset is read from."""
+    path = config.datasets[wildcards.dataset].path
+    return [str(path)] if path else []
+
+
+def dataset_without(config: Config, wildcards: Any) -> list[str]:
+    """The datasets whose problems are dropped from a dataset."""
+    others = config.datasets[wildcards.dataset].without
+    return [f"resources/datasets/{other}/data.jsonl" for other in others]
+
+
+def dataset_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the dataset stage, with the text that an embedded dataset ships."""
+    embedded = config.datasets[wildcards.dataset].embedded == "c4"
+    return stage("dataset", *(["models/reasoner/text/c4.jsonl.gz"] if embedded else []))
+
+
+def model_files(config: Config, wildcards: Any) -> list[str]:
+    """The files of a model that is given as a local folder: weights, tokenizer, chat template, …"""
+    path = config.models[wildcards.model].path
+    if path is None:
+        return []
+    return sorted({str(path / "config.json"), *(str(f) for f in path.glob("*") if f.is_file())})
+
+
+def model_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the model stage, with the weights that the embedded model ships."""
+    embedded = config.models[wildcards.model].embedded
+    names = sorted(file.name for file in WEIGHTS.iterdir()) if embedded else []
+    return stage("model", *(f"models/reasoner/weights/{name}" for name in names))
+
+
+def source_dataset(config: Config, wildcards: Any) -> str:
+    """The rows that a source is made from."""
+    return f"resources/datasets/{config.sources[wildcards.source].dataset}/data.jsonl"
+
+
+def source_traces(config: Config, wildcards: Any) -> list[str]:
+    """The traces that a source of that kind is made from."""
+    source = config.sources[wildcards.source]
+    if source.kind != "traces":
+        return []
+    other = source.traces_of
+    model = (other and other.model) or wildcards.model
+    name = other.source if other else wildcards.source
+    return [f"results/{model}/traces/{name}/traces.jsonl.zst"]
+
+
+def source_other_model(config: Config, wildcards: Any) -> list[str]:
+    """The model whose traces a source takes, if it is another one."""
+    other = config.sources[wildcards.source].traces_of
+    return [f"resources/models/{other.model}"] if other and other.model else []
+
+
+def sources_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the sources stage, and of how it chooses among traces."""
+    chosen = ["rac.select"] if config.sources[wildcards.source].select else []
+    return stage("sources", *chosen)
+
+
+def calibration_hessians(config: Config, wildcards: Any) -> list[str]:
+    """The stored Hessians that a calibration adds up."""
+    if wildcards.calibration == "none":
+        return []
+    sources = config.calibrations[wildcards.calibration].sources(config.sources)
+    return [f"results/{wildcards.model}/hessians/{source}" for source in sources]
+
+
+def compress_sequences(config: Config, wildcards: Any) -> list[str]:
+    """The sequences that a variant runs through the model, beside the calibration's Hessians."""
+    variant = config.variant_cells()[wildcards.variant][1]
+    sources = [variant.allocation_source] if variant.allocation_source else []
+    if variant.needs_sequences and wildcards.calibration != "none":
+        sources += config.calibrations[wildcards.calibration].sources(config.sources)
+    return [
+        f"results/{wildcards.model}/sources/{source}/sequences.safetensors"
+        for source in dict.fromkeys(sources)
+    ]
+
+
+def calibration_spec(config: Config, wildcards: Any) -> str:
+    """A calibration's weights as JSON; null where a solver needs no Hessian."""
+    if wildcards.calibration == "none":
+        return "null"
+    return config.calibrations[wildcards.calibration].model_dump_json()
+
+
+def variant_spec(config: Config, wildcards: Any) -> str:
+    """The definition of a single variant as JSON."""
+    return config.variant_cells()[wildcards.variant][1].model_dump_json()
+
+
+def variant_pattern(config: Config, wildcards: Any) -> str:
+    """The pattern of a single variant as `rac.solve` takes it."""
+    return config.variant_cells()[wildcards.variant][0]
+
+
+def compress_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the compress stage, and of what the variant chooses."""
+    variant = config.variant_cells()[wildcards.variant][1]
+    chosen = ["rac.solvers.magnitude"]  # what every solver is warned against
+    if variant.solver:
+        chosen.append(f"rac.solvers.{variant.solver}")
+    if variant.solver == "structured":
+        chosen.append("rac.models.narrow")
+    if variant.quantize:
+        chosen += ["rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized"]
+    if variant.quantize and variant.quantize.smooth:
+        chosen.append("rac.smooth")
+    if variant.allocation:
+        chosen.append("rac.allocation")
+    if variant.needs_sequences:
+        chosen.append("rac.propagation")
+    if variant.reconstruct:
+        chosen.append("rac.reconstruct")
+    return stage("compress", *chosen)
+
+
+def checkpoint(config: Config, wildcards: Any) -> str:
+    """The cell's Hugging Face folder."""
+    return Cell(wildcards.model, wildcards.calibration, wildcards.variant).checkpoint
+
+
+def eval_dataset(config: Config, wildcards: Any) -> str:
+    """The problems of an eval."""
+    return f"resources/datasets/{config.evals[wildcards.eval].dataset}/data.jsonl"
+
+
+def eval_task(config: Config, wildcards: Any) -> str:
+    """The lm-eval task of an eval."""
+    return config.evals[wildcards.eval].task
+
+
+def eval_task_file(config: Config, wildcards: Any) -> list[str]:
+    """The user's own task file, where the task is one."""
+    task = config.evals[wildcards.eval].task
+    return [task] if task.endswith((".yaml", ".yml")) else []
+
+
+def run_config(config: Config, wildcards: Any) -> str:
+    """The definitions that the active run hangs on, as JSON."""
+    return restrict(config).model_dump_json()
+
+
+def show_table(file: str) -> None:
+    """Print the table, where there is one."""
+    path = Path(file)
+    if path.exists():
+        print(path.read_text(encoding="utf-8"))

@@ -1,0 +1,56 @@
+"""What all parts of config.yaml share: strict models, names that may stand in paths, and near misses."""
+
+import difflib
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+# Folders beside those of models, calibrations and evals.
+STAGE_FOLDERS = {
+    *("figures", "benchmarks", "traces", "sources", "hessians", "requests"),
+    *("checkpoint", "runtime", "diagnostics"),
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value) or value in {"none", "dense"}:
+        raise ValueError(
+            f"'{value}' cannot be a name: use letters, digits, '.', '_' and '-', starting with a letter "
+            "or digit ('none' and 'dense' are taken)"
+        )
+    return value
+
+
+def _beside_stages(value: str) -> str:
+    if value in STAGE_FOLDERS:
+        raise ValueError(f"'{value}' cannot be a name here: a stage's folder is called so")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+FolderName = Annotated[Name, AfterValidator(_beside_stages)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """Every part of the configuration: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def exactly_one(part: BaseModel, *keys: str) -> None:
+    """Raise ValueError unless one of the keys is given."""
+    given = [key for key in keys if getattr(part, key) is not None]
+    if len(given) != 1:
+        wanted = ", ".join(f"'{key}'" for key in keys)
+        raise ValueError(f"give exactly one of {wanted} (found {len(given)})")
+
+
+def nearest(word: str, words: Any) -> str:
+    """The end of a message about an unknown word: the nearest known one, or all of them."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return (
+        f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(words)) or 'none'}"
+    )

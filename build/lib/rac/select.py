@@ -1,0 +1,53 @@
+"""Which traces to calibrate on: by whether they are right, how hard their problem is, how long they are."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+from rac.config import Select
+from rac.evaluate.math import grade_math
+
+
+def select(
+    traces: list[dict], asked: Select, answers: Mapping[str, str], said: Callable[[dict], str]
+) -> list[dict]:
+    """The traces that are asked for, in their order, or by length.
+
+    The difficulty of a problem is the share of its traces that are wrong; an unfinished one is wrong.
+    Calibrating on traces chosen so is proposed in arXiv 2511.18864.
+
+    Args:
+        traces: rows of traces.jsonl.zst: `id`, `token_ids`, `prompt_length`, `finish_reason`.
+        asked: what to choose by.
+        answers: problem id → the right answer.
+        said: a trace → the model's text, with the `<think>` that its prompt may have opened.
+    """
+    correct: list[bool] = []
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    grades = asked.correct is not None or asked.difficulty is not None
+    for row in traces if grades else ():
+        finished = row["finish_reason"] == "stop"
+        correct.append(grade_math(said(row), answers[row["id"]], finished).correct)
+        by_problem[row["id"]].append(correct[-1])
+
+    def wanted(i: int) -> bool:
+        row = traces[i]
+        length = len(row["token_ids"]) - row["prompt_length"]
+        low, high = asked.tokens or (0, length)
+        fits = low <= length <= high
+        if asked.finished is not None:
+            fits &= asked.finished == (row["finish_reason"] == "stop")
+        if asked.correct is not None:
+            fits &= asked.correct == correct[i]
+        if asked.difficulty is not None:
+            of_problem = by_problem[row["id"]]
+            easiest, hardest = asked.difficulty
+            fits &= easiest <= 1 - sum(of_problem) / len(of_problem) <= hardest
+        return fits
+
+    chosen = [traces[i] for i in range(len(traces)) if wanted(i)]
+    if asked.order:
+        chosen.sort(
+            key=lambda row: len(row["token_ids"]) - row["prompt_length"],
+            reverse=asked.order == "longest",
+        )
+    return chosen

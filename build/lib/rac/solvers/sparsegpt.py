@@ -1,0 +1,84 @@
+"""SparseGPT: prune column by column, the columns to the right making up (arXiv 2301.00774)."""
+
+import torch
+
+from rac.solvers.columns import Begin, sweep, transposed
+from rac.solvers.factor import Factor, factorize
+from rac.solvers.patterns import Pattern, Pruned, smallest, smallest_of_few
+
+
+def prepare(hessian: torch.Tensor, *, damping: float = 0.01) -> Factor:
+    """Factorize the Hessian; arguments and errors are those of `rac.solvers.factor.factorize`."""
+    return factorize(hessian, damping)
+
+
+def prune(weight: torch.Tensor, factor: Factor, pattern: Pattern, *, block: int = 128) -> Pruned:
+    """Prune by algorithm 1 of the paper.
+
+    A block's mask is chosen over all its rows (n:m: in every group) when the loop reaches it, where
+    w² / U_jj² is least, U being the upper Cholesky factor of the inverse Hessian. Columns without any
+    activation are zeroed.
+
+    Args:
+        weight: [out, in].
+        factor: of the Hessian.
+        pattern: what to keep.
+        block: columns whose mask is chosen together, for unstructured.
+
+    Raises:
+        ValueError: `block` is not positive.
+    """
+    begin, drop, kept = masking(weight, factor, pattern, block)
+
+    def settle(j: int, column: torch.Tensor, error: torch.Tensor) -> None:
+        torch.mul(column, drop[j % len(drop)], out=error)
+        column.sub_(error)
+
+    solved = torch.empty_like(weight)
+    columns = transposed(factor.alive(weight))
+    for here, settled in sweep(columns, factor.spread.to(weight.dtype), settle, begin):
+        solved[:, here] = settled.T
+    return Pruned(solved, kept.T.contiguous(), factor.damping)
+
+
+def masking(
+    weight: torch.Tensor, factor: Factor, pattern: Pattern, block: int
+) -> tuple[dict[int, Begin], torch.Tensor, torch.Tensor]:
+    """What chooses a mask as `rac.solvers.columns.sweep` goes along.
+
+    Args:
+        weight, factor, pattern, block: of `prune`.
+
+    Returns:
+        `begin` of the loop, which fills the other two: 1 where the latest columns are to be pruned and else 0
+        [width, out], column j in row j % width; and the mask of all that is kept, [in, out].
+    """
+    if block < 1:
+        raise ValueError(f"block must be positive: {block}")
+    pivots = factor.pivots.to(weight.dtype)[:, None]
+    width = pattern.group if pattern.group > 1 else min(block, len(pivots))
+    drop = weight.new_empty(width, len(weight))
+    kept = torch.empty(weight.shape[::-1], dtype=torch.bool, device=weight.device)
+
+    def choose(here: slice, columns: torch.Tensor) -> None:
+        pruned = dropped(columns * pivots[here], pattern)
+        drop[: len(columns)] = pruned
+        torch.logical_not(pruned, out=kept[here])
+
+    return {width: choose}, drop, kept
+
+
+def dropped(scaled: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """Mask of the entries to prune, where |w / U_jj| is least.
+
+    Args:
+        scaled: w / U_jj [columns, out]; it is overwritten.
+        pattern: unstructured chooses over all entries, n:m in every group of columns.
+    """
+    scores = scaled.abs_()
+    if pattern.group == 1:
+        count = int(pattern.sparsity * scores.numel())
+        return smallest(scores.flatten(), count).view_as(scores)
+    groups = scores.unflatten(0, (-1, pattern.group)).transpose(0, 1)
+    pruned = smallest_of_few(groups, int(pattern.sparsity * pattern.group))
+    return pruned.transpose(0, 1).flatten(0, 1)

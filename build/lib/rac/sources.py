@@ -1,0 +1,206 @@
+"""Stage `sources`: token sequences that Hessians are taken over, from text, prompts or traces.
+
+Every source meets its token budget exactly (the last sequence is cut), so that calibrations compare at
+equal cost. Sequences are token ids as generated, never decoded and tokenized again.
+"""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rac.artifacts import atomic_file, read_jsonl
+from rac.config import Source
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.models.chat import opening, render, settings, token_ids
+
+
+class Sequence(NamedTuple):
+    """Token ids, int64 [length], of which the first `prompt_length` are the prompt."""
+
+    token_ids: torch.Tensor
+    prompt_length: int
+
+
+def cut_to_budget(
+    sequences: Iterable[tuple[list[int], int]], tokens: int, name: str
+) -> Iterator[Sequence]:
+    """Take sequences (token ids, prompt length) in order until `tokens` are taken; cut the last one.
+
+    Raises:
+        RacError: there are fewer tokens than the budget.
+    """
+    left = tokens
+    for ids, prompt_length in sequences:
+        if left == 0:
+            return
+        ids = ids[:left]
+        left -= len(ids)
+        yield Sequence(torch.tensor(ids), min(prompt_length, len(ids)))
+    if left:
+        raise RacError(
+            f"source '{name}' holds {tokens - left} tokens and its budget is {tokens}: "
+            "give its dataset more rows, or lower 'tokens'"
+        )
+
+
+def text_windows(
+    documents: Iterable[list[int]], window: int, stop: int
+) -> Iterator[tuple[list[int], int]]:
+    """Join tokenized documents, a stop token after each, and cut them into windows of `window` tokens."""
+    stream = itertools.chain.from_iterable([*ids, stop] for ids in documents)
+    while ids := list(itertools.islice(stream, window)):
+        yield ids, len(ids)
+
+
+def prompt_ids(problem: dict, source: Source, tokenizer: Any, chat: dict) -> list[int]:
+    """Token ids of the prompt that asks for an answer to `problem`, by the model's chat template."""
+    said = source.prompt.replace("{problem}", problem["problem"])
+    prompt = render(tokenizer, [{"role": "user", "content": said}], chat)
+    return token_ids(tokenizer, prompt)
+
+
+def write_sequences(
+    source: Source,
+    name: str,
+    model: Path,
+    dataset: Path,
+    traces: Path | None,
+    output: Path,
+    other_model: Path | None = None,
+) -> None:
+    """Write the token sequences of a source.
+
+    Args:
+        source: its definition.
+        name: its name, for messages.
+        model: the dense model's folder (tokenizer, chat template).
+        dataset: the dataset's data.jsonl.
+        traces: traces.jsonl.zst for a source of kind `traces`.
+        output: the safetensors file: token_ids int32 [tokens], lengths and prompt_lengths int32 [sequences].
+        other_model: the folder of the model whose traces they are, if it is another one.
+
+    Raises:
+        RacError: the budget cannot be met, an input is missing or damaged, or the other model writes other
+            token ids.
+    """
+    tokenizer = checkpoint.load_tokenizer(model)
+    rows = read_jsonl(dataset)
+    sequences: Iterable[tuple[list[int], int]]
+    if traces is not None:
+        if other_model is not None:
+            _check_vocabulary(tokenizer, other_model, name)
+        of_traces = read_jsonl(traces)
+        if source.select:
+            of_traces = _selected(of_traces, source, rows, tokenizer)
+        sequences = ((row["token_ids"], row["prompt_length"]) for row in of_traces)
+    elif source.kind == "text":
+        texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
+        sequences = text_windows(texts, source.window, checkpoint.stop_tokens(model)[0])
+    else:
+        chat = settings(model)
+        prompts = (prompt_ids(row, source, tokenizer, chat) for row in rows)
+        sequences = ((ids, len(ids)) for ids in prompts)
+        if source.kind == "solutions":
+            stop = checkpoint.stop_tokens(model)[0]
+            sequences = (
+                (prompt + solution_ids(row, source, tokenizer, name) + [stop], length)
+                for row, (prompt, length) in zip(rows, sequences, strict=True)
+            )
+    taken = list(cut_to_budget(sequences, source.tokens, name))
+    tensors = {
+        "token_ids": torch.cat([sequence.token_ids for sequence in taken]).int(),
+        "lengths": torch.tensor([len(sequence.token_ids) for sequence in taken]).int(),
+        "prompt_lengths": torch.tensor([sequence.prompt_length for sequence in taken]).int(),
+    }
+    with atomic_file(output) as temporary:
+        save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model)))
+
+
+def solution_ids(problem: dict, source: Source, tokenizer: Any, name: str) -> list[int]:
+    """Token ids of the dataset's own solution of a problem.
+
+    Raises:
+        RacError: the row has no such column.
+    """
+    if not isinstance(problem.get(source.solution), str):
+        raise RacError(
+            f"sources.{name}: row {problem['id']} of dataset '{source.dataset}' has no text in column "
+            f"'{source.solution}' (it has: {', '.join(problem)}); say which one is meant in 'solution'"
+        )
+    return tokenizer.encode(problem[source.solution], add_special_tokens=False)
+
+
+def _check_vocabulary(tokenizer: Any, other_model: Path, name: str) -> None:
+    """Token ids of another model are taken as they are, so they must mean the same."""
+    other = checkpoint.load_tokenizer(other_model)
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise RacError(
+            f"sources.{name}.traces_of: {other_model} has another vocabulary than the model, so its "
+            "traces are other tokens"
+        )
+
+
+def _selected(traces: list[dict], source: Source, rows: list[dict], tokenizer: Any) -> list[dict]:
+    from rac.select import select
+
+    assert source.select
+
+    def said(row: dict) -> str:
+        prompt, decoded = (
+            tokenizer.decode(ids)
+            for ids in (
+                row["token_ids"][: row["prompt_length"]],
+                row["token_ids"][row["prompt_length"] :],
+            )
+        )
+        return opening(prompt) + decoded
+
+    answers = {row["id"]: row["answer"] for row in rows}
+    return select(traces, source.select, answers, said)
+
+
+def metadata(kind: str, model: str) -> dict[str, str]:
+    """What a file of sequences says of itself: one entry, since safetensors shuffles several."""
+    return {"source": json.dumps({"kind": kind, "model": model})}
+
+
+def read(path: Path) -> list[Sequence]:
+    """The sequences of a file that `write_sequences` wrote.
+
+    Raises:
+        RacError: missing or damaged, with the path.
+    """
+    with _opened(path) as file:
+        try:
+            token_ids, lengths, prompt_lengths = (
+                file.get_tensor(key) for key in ("token_ids", "lengths", "prompt_lengths")
+            )
+        except SafetensorError as error:
+            raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
+    pieces = token_ids.long().split(lengths.tolist())
+    return [Sequence(ids, n) for ids, n in zip(pieces, prompt_lengths.tolist(), strict=True)]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """`kind` of the source and `model` (weights_sha256) that a file of sequences was written for."""
+    with _opened(path) as file:
+        try:
+            return json.loads(file.metadata()["source"])
+        except (KeyError, TypeError):
+            raise RacError(f"{path} is damaged: no source is named in it; delete it") from None
+
+
+def _opened(path: Path):
+    try:
+        return safe_open(path, "pt")
+    except FileNotFoundError:
+        raise RacError(f"{path} is missing") from None
+    except SafetensorError as error:
+        raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None

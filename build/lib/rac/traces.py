@@ -1,0 +1,109 @@
+"""Stage `traces`: on-policy chains of thought, sampled from the dense model until a token budget is met."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from rac.artifacts import provenance, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
+from rac.config import Model, Source
+from rac.engines import Task, version
+from rac.engines.samples import Prompt, draw_samples
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.models.chat import settings
+from rac.progress import progress
+from rac.sources import prompt_ids
+
+
+def write_traces(
+    source: Source,
+    name: str,
+    model: Model,
+    folder: Path,
+    dataset: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+    output: Path,
+) -> None:
+    """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
+
+    Which samples are taken does not depend on interruptions. An interrupted stage goes on after its last
+    stored samples (`work/` beside the output).
+
+    Args:
+        source: the source's definition; name: its name.
+        model: the model's definition; folder: its Hugging Face folder.
+        dataset: the dataset's data.jsonl.
+        engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
+        code: fingerprint of the code, so that parts of another version are thrown away.
+        output: traces.jsonl.zst; info.json with counts and provenance is written beside it.
+
+    Raises:
+        RacError: all prompts together give fewer tokens than the budget, or an input is damaged.
+    """
+    tokenizer = checkpoint.load_tokenizer(folder)
+    problems = read_jsonl(dataset)
+    chat = settings(folder)
+    prompts = [
+        Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
+        for row in problems
+        for sample in range(source.samples)
+    ]
+    inputs = {
+        "source": source.model_dump(mode="json"),
+        "sampling": model.sampling.model_dump(),
+        "dtype": model.dtype,
+        "engine": f"{engine} {version(engine)}",
+        "weights": checkpoint.identity(folder),
+        "dataset": sha256_file(dataset),
+        "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
+        "stop": checkpoint.stop_tokens(folder),
+        "threads": torch.get_num_threads(),
+        "code": code,
+    }
+    longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
+    # vLLM works on as many samples at once as the budget takes for sure: what is in work when it is met
+    # was for nothing.
+    needed = source.tokens // (longest + source.max_new_tokens)
+    task = Task(
+        checkpoint=folder,
+        dtype=model.dtype,
+        sampling=model.sampling,
+        max_new_tokens=source.max_new_tokens,
+        longest=longest,
+        batch=max(source.batch, needed) if engine == "vllm" else source.batch,
+        tensor_parallel=tensor_parallel,
+    )
+    work = output.parent / "work"
+    rows, tokens = [], 0
+    with progress(f"traces {name}", source.tokens) as update:
+        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update)
+        for prompt, sample in zip(prompts, samples, strict=False):
+            token_ids = prompt.token_ids + sample["token_ids"]
+            rows.append(
+                {key: sample[key] for key in ("id", "sample", "seed")}
+                | {"token_ids": token_ids, "prompt_length": len(prompt.token_ids)}
+                | {"finish_reason": sample["finish_reason"]}
+            )
+            tokens += len(token_ids)
+            if tokens >= source.tokens:
+                break
+        else:
+            raise RacError(
+                f"source '{name}': {len(prompts)} traces hold {tokens} tokens and its budget is "
+                f"{source.tokens}: give its dataset more rows, or lower 'tokens'"
+            )
+    write_jsonl(output, rows)
+    write_json(
+        output.parent / "info.json",
+        {
+            "traces": len(rows),
+            "tokens": tokens,
+            "prompt_tokens": sum(row["prompt_length"] for row in rows),
+            "finished": sum(row["finish_reason"] == "stop" for row in rows) / len(rows),
+        }
+        | provenance(**inputs),
+    )
+    shutil.rmtree(work)
