@@ -410,8 +410,8 @@ class Config(Strict):
                 )
             for other in sorted(seen):
                 of = self.datasets[other]
-                apart = of.kind == "documents" or dataset in of.without
-                if not apart and not (of.embedded and self.datasets[dataset].embedded):
+                apart = of.kind == "documents" or of.embedded or dataset in of.without
+                if not apart:
                     raise ValueError(
                         f"datasets.{other}.without: add '{dataset}', so that no problem that eval "
                         f"'{entry}' asks is calibrated on"

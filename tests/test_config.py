@@ -176,7 +176,7 @@ def test_the_repository_s_schema_is_current():
         ("datasets/c4-heldout/without", ["problems-test"], "'without' is for datasets of problems"),
         ("datasets/problems-calibration/without", ["c4"], "'c4' is not defined"),
         (
-            "datasets/problems-test",
+            "datasets/problems-calibration",
             {"path": "x.jsonl"},
             "datasets.problems-calibration.without: add 'problems-test'",
         ),
