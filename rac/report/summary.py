@@ -92,6 +92,10 @@ COLUMNS = (
     "loss_thoughts_se",
     "loss_text",
     "loss_text_se",
+    "kl_thoughts",
+    "kl_thoughts_se",
+    "kl_text",
+    "kl_text_se",
     "calibration_tokens",
     *SIZES,
     "tokens_per_second_1",
@@ -193,7 +197,8 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         row["layer_error_heldout_decode"] = found["error_decode"]
         row["layer_error_heldout_prompt"] = found["error_prompt"]
         for role, loss in found["losses"].items():
-            row |= {f"loss_{role}": loss["loss"], f"loss_{role}_se": loss["loss_se"]}
+            for key in ("loss", "kl"):
+                row |= {f"{key}_{role}": loss[key], f"{key}_{role}_se": loss[f"{key}_se"]}
     if cell["runtime"]:
         row |= _runtime(read_json(cell["runtime"]))
     return row

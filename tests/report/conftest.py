@@ -120,6 +120,8 @@ def write_run(
                             "sequences": 2,
                             "loss": loss,
                             "loss_se": 0.01,
+                            "kl": loss / 10,
+                            "kl_se": 0.001,
                         }
                         for role, loss in zip(("thoughts", "text"), losses, strict=True)
                     },
