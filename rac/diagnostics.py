@@ -166,20 +166,34 @@ def score_sequences(
     lengths = [len(sequence.token_ids) for sequence in sequences]
     for batch in blocks.batches(lengths, max(LOGITS // vocabulary, 1)):
         chosen = [sequences[i] for i in batch]
-        token_ids = pad_sequence([sequence.token_ids for sequence in chosen], batch_first=True)
-        given = {"input_ids": token_ids.to(network.device), "use_cache": False}
-        logits = network(**given).logits
-        wanted = reference(**given).logits if reference else [None] * len(batch)
-        for i, sequence, row, dense in zip(batch, chosen, logits, wanted, strict=True):
-            start = max(sequence.prompt_length if skip_prompt else 1, 1)
-            targets = sequence.token_ids[start:].to(row.device)
-            if len(targets):
-                where = slice(start - 1, len(sequence.token_ids) - 1)
-                loss = cross_entropy(row[where].float(), targets, reduction="none").double().sum()
-                kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
-                scored[i] = Scored(loss.item(), kl * len(targets), len(targets))
-        del logits, wanted  # before the next batch's
+        found = _score_batch(network, reference, chosen, skip_prompt)
+        scored |= {i: one for i, one in zip(batch, found, strict=True) if one}
     return [scored[i] for i in sorted(scored)]
+
+
+def _score_batch(
+    network: "PreTrainedModel",
+    reference: "PreTrainedModel | None",
+    chosen: list[sources.Sequence],
+    skip_prompt: bool,
+) -> list[Scored | None]:
+    """What `score_sequences` says of a batch; None where there is nothing to predict."""
+    token_ids = pad_sequence([sequence.token_ids for sequence in chosen], batch_first=True)
+    given = {"input_ids": token_ids.to(network.device), "use_cache": False}
+    logits = network(**given).logits
+    wanted = reference(**given).logits if reference else [None] * len(chosen)
+    found: list[Scored | None] = []
+    for sequence, row, dense in zip(chosen, logits, wanted, strict=True):
+        start = max(sequence.prompt_length if skip_prompt else 1, 1)
+        targets = sequence.token_ids[start:].to(row.device)
+        where = slice(start - 1, len(sequence.token_ids) - 1)
+        if not len(targets):
+            found.append(None)
+            continue
+        loss = cross_entropy(row[where].float(), targets, reduction="none").double().sum()
+        kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
+        found.append(Scored(loss.item(), kl * len(targets), len(targets)))
+    return found
 
 
 def ratio(scored: list[tuple[float, int]]) -> tuple[float, float | None]:

@@ -221,7 +221,8 @@ from rac import diagnostics, sources
 from rac.models.checkpoint import load_model
 def job(model, count, length):
     read = [sources.Sequence(torch.randint(3, 700, (length,)), 1) for _ in range(count)]
-    diagnostics.sequence_losses(load_model(Path(model), "float32"), read, True)
+    both = (load_model(Path(model), "float32") for _ in range(2))
+    diagnostics.score_sequences(*both, read, True)
 growth(job, {(str(models[0]), 2, 8)}, {(str(models[1]), 36, 500)})
 """)
     shape = costs.shape(MEDIUM, "float32")
