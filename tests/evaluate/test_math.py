@@ -8,71 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rac.evaluate import math as module
-from rac.evaluate.math import grade_math, last_boxed, normalise
-
-# Golds as MATH-500 has them, each with another way to write it and with a wrong answer.
-GOLDS = [
-    (r"\left( 3, \frac{\pi}{2} \right)", r"(3, \pi/2)", r"(3, \frac{\pi}{3})"),
-    (r"\frac{14}{3}", r"14/3", r"\frac{13}{3}"),
-    (r"p - q", r"-q + p", r"q - p"),
-    (r"3\sqrt{13}", r"\sqrt{117}", r"13\sqrt{3}"),
-    (r"6 - 5i", r"-5i+6", r"6 + 5i"),
-    (
-        r"\begin{pmatrix} 1/5 \\ -18/5 \end{pmatrix}",
-        r"\begin{pmatrix} 0.2 \\ -3.6 \end{pmatrix}",
-        "5",
-    ),
-    (
-        r"(-\infty, 2) \cup (3, \infty)",
-        r"(3,\infty)\cup(-\infty,2)",
-        r"(-\infty, 2) \cup [3, \infty)",
-    ),
-    (r"x^3+3x-6", r"x^3 - 6 + 3x", r"x^3+3x+6"),
-    (r"\text{Evelyn}", r"\text{ Evelyn }", r"\text{Briana}"),
-    (r"10\%", r"10 \%", r"11\%"),
-]
-
-
-@pytest.mark.parametrize(("gold", "same", "wrong"), GOLDS)
-def test_equal_values_are_equal_and_others_are_not(gold, same, wrong):
-    assert grade_math(rf"<think>…</think> \boxed{{{gold}}}", gold) == (True, "exact")
-    assert grade_math(rf"<think>…</think> \boxed{{{same}}}", gold).correct
-    assert grade_math(rf"<think>…</think> \boxed{{{wrong}}}", gold) == (False, "different")
-
-
-@pytest.mark.parametrize(
-    ("answer", "gold"),
-    [
-        ("7", "7"),
-        ("007", "7"),
-        ("+7", "7"),
-        ("-0", "0"),
-        ("10{,}080", "10080"),
-        (r"10\,080", "10080"),
-        ("10 080", "10,080"),
-        (r"10,\!080", "10080"),
-        ("$5$", "5"),
-        ("5.", "5"),
-        ("−5", "-5"),
-        (r"\dfrac12", r"\frac12"),
-        (r"\left(1, 2\right)", "(1, 2)"),
-    ],
-)
-def test_spellings_of_one_answer_need_no_mathematics(answer, gold):
-    assert grade_math(rf"\boxed{{{answer}}}", gold) == (True, "exact")
+from rac.evaluate.math import grade_many, grade_math, last_boxed
 
 
 @pytest.mark.parametrize(
     ("answer", "gold"), [("8", "7"), ("-7", "7"), ("70", "7"), ("", "7"), ("9" * 100_000, "7")]
 )
 def test_integers_are_told_apart_without_mathematics(answer, gold, monkeypatch):
-    monkeypatch.setattr(module, "_comparer", None)
+    monkeypatch.setattr(module, "compare", None)
     assert grade_math(rf"\boxed{{{answer}}}", gold) == (False, "different")
-
-
-def test_a_list_is_not_a_number_with_separators():
-    assert not grade_math(r"\boxed{1, 234}", "1234").correct
-    assert not grade_math(r"\boxed{1 23}", "123").correct
 
 
 @pytest.mark.parametrize(
@@ -138,13 +82,6 @@ def test_the_last_closed_box_as_a_slow_search_finds_it(parts):
     assert last_boxed(text) is None
 
 
-@given(st.text(max_size=40))
-def test_normalising_twice_changes_integers_no_further(text):
-    once = normalise(text)
-    if module.is_integer(once):
-        assert normalise(once) == once
-
-
 def test_a_hundred_kilobytes_of_braces_are_quick():
     start = time.monotonic()
     assert grade_math("\\boxed{" * 15_000, "7").reason == "no boxed answer"
@@ -152,30 +89,25 @@ def test_a_hundred_kilobytes_of_braces_are_quick():
     assert time.monotonic() - start < 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "answer", ["10^{10^{10}}", "1000000000!", "\\frac{" * 20_000 + "1" + "}" * 20_000]
-)
-def test_a_hostile_answer_costs_its_time_and_nothing_else(answer):
-    before = time.process_time()
-    assert grade_math(rf"\boxed{{{answer}}}", r"\frac{1}{3}") == (False, "time limit")
-    assert time.process_time() - before < 1  # the time was spent in the other process
-    assert grade_math(r"\boxed{2/6}", r"\frac{1}{3}") == (True, "equal")
-
-
-def test_a_comparison_that_dies_is_wrong_and_the_next_one_is_not(monkeypatch):
-    comparer = module._Comparer()
-    monkeypatch.setattr(module, "_comparer", lambda pid: comparer)
-    assert grade_math(r"\boxed{2/6}", r"\frac{1}{3}") == (True, "equal")
-    comparer._process.kill()
-    assert grade_math(r"\boxed{2/6}", r"\frac{1}{3}") == (False, "crashed")
-    assert grade_math(r"\boxed{2/6}", r"\frac{1}{3}") == (True, "equal")
+def test_many_are_graded_in_their_order_whatever_the_number_of_workers():
+    responses = [
+        (r"\boxed{2\sqrt{3}}", r"\sqrt{12}", True),
+        (r"<think>\boxed{7}", "7", True),
+        (r"\boxed{2\sqrt{5}}", r"\sqrt{12}", True),
+        (r"\boxed{7", "7", False),
+        (r"\boxed{2\sqrt{3}}", r"\sqrt{12}", False),
+    ] * 10
+    grades = grade_many(responses, workers=1)
+    assert grades[:5] == [grade_math(*response) for response in responses[:5]]
+    assert [grade.reason for grade in grades[:3]] == ["equal", "unfinished thought", "different"]
+    assert grade_many(responses, workers=3) == grades == grades[:5] * 10
+    assert grade_many([]) == []
 
 
 def test_threads_may_grade():
     grades = []
     threads = [
-        threading.Thread(target=lambda: grades.append(grade_math(r"\boxed{2/6}", r"\frac{1}{3}")))
+        threading.Thread(target=lambda: grades.append(grade_math(r"\boxed{2\sqrt3}", r"\sqrt{12}")))
         for _ in range(4)
     ]
     for thread in threads:

@@ -4,31 +4,33 @@ import collections
 import itertools
 import statistics
 
-from rac.evaluate.math import grade_math
+from rac.evaluate.math import Grade, grade_many
 
 
-def keep_all(responses: list[list[str]], docs: list[dict]) -> list[list[str]]:
-    """A filter that keeps every repeat: lm-eval's default scores the first alone."""
-    return responses
-
-
-def process_results(doc: dict, results: list[list[str]]) -> dict:
-    """Grade all repeats of a problem: the share of correct ones, and the reason of each.
+def grade(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
+    """A filter that grades every repeat of all problems at once, over several processes.
 
     A replayed rac.evaluate.replay.Response is whole in `full` and says whether it was cut; a plain
     string, as lm-eval's own models give it, counts as finished.
     """
-    grades = [
-        grade_math(
+    flat = [
+        (
             getattr(response, "full", response),
             str(doc["answer"]),
             getattr(response, "finished", True),
         )
-        for response in results[0]
+        for repeats, doc in zip(responses, docs, strict=True)
+        for response in repeats
     ]
+    grades = iter(grade_many(flat))
+    return [list(itertools.islice(grades, len(repeats))) for repeats in responses]
+
+
+def process_results(doc: dict, results: list[list[Grade]]) -> dict:
+    """The share of a problem's repeats that are correct, and the reason of each."""
     return {
-        "correct": statistics.mean(float(grade.correct) for grade in grades),
-        "reason": [grade.reason for grade in grades],
+        "correct": statistics.mean(float(correct) for correct, _ in results[0]),
+        "reason": [reason for _, reason in results[0]],
     }
 
 

@@ -1,0 +1,94 @@
+import signal
+import time
+
+import pytest
+
+from rac.evaluate import comparer as module
+from rac.evaluate.comparer import Comparer, compare
+from rac.evaluate.math import grade_many, grade_math
+
+GOLD = r"\sqrt{12}"
+EQUAL, DIFFERENT = (GOLD, r"2\sqrt{3}"), (GOLD, r"3\sqrt{2}")
+
+
+@pytest.fixture
+def comparer():
+    comparer = Comparer()
+    yield comparer
+    comparer.close()
+
+
+def test_a_process_that_dies_is_replaced_and_the_pair_asked_again(comparer):
+    assert comparer.compare(*EQUAL) == "equal"
+    comparer._process.kill()
+    assert comparer.compare(*EQUAL) == "equal"
+
+
+def test_a_pair_that_kills_a_new_process_too_has_crashed(comparer, monkeypatch):
+    started = []
+
+    def start(self):
+        process = original(self)
+        process.send_signal(signal.SIGKILL)
+        started.append(process)
+        return process
+
+    original = Comparer._start
+    monkeypatch.setattr(Comparer, "_start", start)
+    assert comparer.compare(*EQUAL) == "crashed"
+    assert len(started) == 1
+    monkeypatch.undo()
+    assert comparer.compare(*DIFFERENT) == "different"
+
+
+def test_memory_that_runs_out_ends_the_process_only(comparer):
+    assert comparer.compare(*EQUAL) == "equal"
+    assert comparer.compare("x", "1" + "+1" * 200 + "^{" + "9" * 300 + "}") in (
+        "different",
+        "crashed",
+    )
+    assert comparer.compare(*EQUAL) == "equal"
+
+
+def test_words_come_in_the_order_of_the_pairs_whatever_the_workers():
+    pairs = [EQUAL, DIFFERENT, DIFFERENT] * 20
+    words = ["equal", "different", "different"] * 20
+    assert compare(pairs, workers=1) == compare(pairs, workers=3) == words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "10^{10^{10}}",
+        "1000000000!",
+        r"\frac{" * 20_000 + "1" + "}" * 20_000,
+        r"\sqrt{" * 500 + "2" + "}" * 500,
+        "{" * 50_000 + "x" + "}" * 50_000,
+        "(" * 300 + "1" + ",2)" * 300,
+        r"\sum_{n=1}^{10^9} \sin n",
+        r"\int_0^1 x^{x^{x^x}} dx",
+        "(x+y+z+w)^{5000}",
+        "9" * 100_000 + "/" + "7" * 100_000,
+        "1" + "-1" * 30_000,
+        r"\text{" + "a " * 50_000 + "}",
+    ],
+    ids=lambda answer: answer[:20],
+)
+def test_a_hostile_answer_costs_its_time_and_nothing_else(answer):
+    start, own = time.monotonic(), time.process_time()
+    grade = grade_math(rf"\boxed{{{answer}}}", GOLD)
+    assert not grade.correct
+    assert grade.reason in ("time limit", "different", "crashed")
+    assert time.process_time() - own < 1  # the time was spent in another process
+    assert time.monotonic() - start < 12 * module.SECONDS
+    assert compare([EQUAL, DIFFERENT]) == ["equal", "different"]
+
+
+@pytest.mark.slow
+def test_hostile_answers_among_many_delay_them_by_their_time_and_no_verdict_changes():
+    good = [(rf"\boxed{{{n}\sqrt{{3}}}}", GOLD, True) for n in range(1, 60)]
+    bad = (r"\boxed{10^{10^{10}}}", GOLD, True)
+    grades = grade_many([bad, *good[:30], bad, *good[30:]], workers=2)
+    assert [grades[0], grades[31]] == [(False, "time limit")] * 2
+    assert [grade.correct for grade in grades[1:31] + grades[32:]] == [n == 2 for n in range(1, 60)]
