@@ -79,7 +79,7 @@ def grade_code(
                 f"(it has: {', '.join(test)})"
             )
         if verdict != "passed":
-            return Grade(False, verdict, f"test {i} of {len(tests)}: {detail}")
+            return Grade(False, verdict, f"test {i} of {len(tests)}: {_line(detail)}")
     return Grade(True, "passed", "")
 
 
@@ -182,6 +182,12 @@ def _numbers(words: list[str]) -> bool:
     return all(map(_NUMBER.fullmatch, words))
 
 
+def _line(text: str) -> str:
+    """At most 200 characters that print: what a program wrote reaches terminals and pages."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in text)[:200]
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:39] + "…")
 
@@ -249,4 +255,4 @@ def _spent(ended: Ended) -> str:
 def _why(ended: Ended) -> str:
     """The last line that a program wrote to standard error."""
     lines = ended.stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
-    return " ".join(lines[-1].split())[:200] if lines else f"exit status {ended.status}"
+    return lines[-1] if lines else f"exit status {ended.status}"

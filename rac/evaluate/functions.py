@@ -120,7 +120,7 @@ def serve(source: str) -> None:
 
     def look(name: str) -> Any:
         solution = getattr(program, "Solution", None)
-        if not hasattr(program, name) and hasattr(solution, name):
+        if hasattr(solution, name):
             return getattr(solution(), name)  # type: ignore[misc]  # as LeetCode calls it
         if not hasattr(program, name):
             raise NameError(f"the program defines no {name!r}")

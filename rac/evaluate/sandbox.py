@@ -192,7 +192,7 @@ def _limited(limits: Limits, level: str) -> list[str]:
         "fsize": (resource.RLIMIT_FSIZE, limits.output),
         "nofile": (resource.RLIMIT_NOFILE, 64),
         "stack": (resource.RLIMIT_STACK, 64 * 2**20),
-        "core": (resource.RLIMIT_CORE, 0),
+        "core": (resource.RLIMIT_CORE, 1),  # not 0, at which the kernel still calls a core handler
     }
     if level == "bubblewrap":  # elsewhere it would count the user's other processes
         wanted["nproc"] = (resource.RLIMIT_NPROC, limits.processes)

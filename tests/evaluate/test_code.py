@@ -544,6 +544,26 @@ def test_private_tests_are_never_unpickled_into_calls(tmp_path):
         code_utils.unpack("not base64!")
 
 
+def test_what_a_program_may_take_for_granted_comes_after_the_future():
+    program = "from __future__ import annotations\nprint(sqrt(4))\n"
+    assert code_utils.prefixed("", program) == program
+    namespace = {}
+    exec(code_utils.prefixed(code_utils.IMPORTS, "x: List[int] = [ceil(1.5), math.inf]"), namespace)
+    assert namespace["x"] == [2, float("inf")]
+    compile(code_utils.prefixed(code_utils.IMPORTS, program), "p", "exec")
+
+
+@sandboxed
+def test_what_a_program_says_is_one_line_that_prints():
+    program = "raise ValueError('a\\nb\\x1b[2J\\u202e' + 'x' * 999)"
+    detail = grade_code(program, DOUBLE).detail
+    assert detail.isprintable() and len(detail) < 230
+    program = (
+        "class E(Exception): pass\nE.__name__ = 'E\\n\\x1b'\ndef square(x): raise E('\\ud800\\n')"
+    )
+    assert grade_code(program, SQUARE).detail.isprintable()
+
+
 def _graded(task, rows, responses, tmp_path):
     """The samples of a task as lm-eval logs them, one response a row."""
     from rac.artifacts import write_jsonl
@@ -576,7 +596,8 @@ def test_the_task_of_livecodebench(tmp_path):
         [row, starter, row],
         [
             "<think>```python\nprint(int(input()) * 2)\n```</think>It is above.",
-            "<think>x</think>\n```python\nclass Solution:\n    def f(self, x): return x * 2\n```",
+            "<think>x</think>\n```python\nclass Solution:\n"
+            "    def f(self, x: List[int]) -> int: return comb(x, 1) * 2\n```",
             "<think>so\n```python\nprint(int(input()) * 2)\n```",
         ],
         tmp_path,
@@ -627,6 +648,39 @@ def test_the_tasks_of_evalplus_and_codeforces(tmp_path):
     row = {"problem": "Double.", "tests": DOUBLE}
     _, results = _graded("codeforces", [row], ["```python\nprint(2*int(input()))\n```"], tmp_path)
     assert results[0] == {"correct": 1.0, "reason": ["passed"], "sandbox": ["bubblewrap"]}
+
+
+@sandboxed
+def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint):
+    from rac.artifacts import read_json, read_jsonl, write_jsonl
+    from rac.config import Eval
+    from rac.evaluate.requests import build_requests
+    from rac.evaluate.score import score
+
+    data, requests = tmp_path / "data.jsonl", tmp_path / "requests.jsonl.zst"
+    write_jsonl(data, [{"id": key, "problem": "Double it.", "tests": DOUBLE} for key in "ab"])
+    build_requests("codeforces", data, checkpoint, requests)
+    right, wrong = "print(2 * int(input()))", "print(42)"
+    answers = [[f"so</think>\n```python\n{right}\n```", f"```python\n{right}\n```"]]
+    answers += [[f"so</think>\n```python\n{wrong}\n```", f"so</think>\n```python\n{right}"]]
+    rows = [
+        {"doc_id": i, "id": "ab"[i], "sample": j, "seed": 0, "token_ids": [1], "text": text}
+        | {"finish_reason": "length" if i and j else "stop", "tokens": 9}
+        for i, texts in enumerate(answers)
+        for j, text in enumerate(texts)
+    ]
+    write_jsonl(tmp_path / "generations.jsonl.zst", rows)
+    files = [
+        tmp_path / name for name in ("generations.jsonl.zst", "scores.jsonl.zst", "metrics.json")
+    ]
+    score(Eval(task="codeforces", dataset="bench", samples=2), data, requests, *files)
+    assert [(row["correct"], row["reason"]) for row in read_jsonl(files[1])] == [
+        (True, "passed"),
+        (False, "unfinished thought"),
+        (False, "wrong answer"),
+        (False, "unfinished"),
+    ]
+    assert read_json(files[2])["accuracy"] == 0.25
 
 
 def test_a_weaker_sandbox_is_in_every_score():

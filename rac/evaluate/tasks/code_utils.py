@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import pickle
+import re
 import statistics
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,12 +21,37 @@ from typing import Any
 from rac.evaluate.code import MEMORY, TIME, extract_program, grade_many
 
 PRIVATE = 2**30  # bytes of private tests of one problem, unpacked
+_MODULES = [
+    "string",
+    "re",
+    "datetime",
+    "collections",
+    "heapq",
+    "bisect",
+    "copy",
+    "math",
+    "random",
+    "statistics",
+    "itertools",
+    "functools",
+    "operator",
+    "io",
+    "sys",
+    "json",
+    "builtins",
+    "typing",
+]
+# What LiveCodeBench's checker puts before every program: its starter code says List unimported.
+IMPORTS = "".join(f"from {name} import *\n" for name in _MODULES)
+IMPORTS += "".join(f"import {name}\n" for name in _MODULES[:-2]) + "sys.setrecursionlimit(50000)\n"
+_FUTURE = re.compile(r"^from __future__ import .*\n?", re.MULTILINE)
 
 
 def grade_all(
     tests: Callable[[dict], list[dict]],
     time_limit: float,
     memory_limit: int,
+    before: str,
     responses: list[list[str]],
     docs: list[dict],
 ) -> list[list[dict]]:
@@ -35,6 +61,7 @@ def grade_all(
         tests: those of a row.
         time_limit: seconds of processor time a test.
         memory_limit: bytes a program.
+        before: what a program may take for granted, put before it.
         responses: all repeats of each problem. A replayed rac.evaluate.replay.Response is whole in
             `full` and says whether it was cut; a plain string counts as finished.
         docs: the row of each problem; its column `sandbox`, if it has one, is the level.
@@ -50,7 +77,7 @@ def grade_all(
             given = [program for program, _ in programs if program is not None]
             if given:
                 unpacked = tests(doc)
-                yield from ((program, unpacked) for program in given)
+                yield from ((prefixed(before, program), unpacked) for program in given)
 
     graded = iter(grade_many(jobs(), time_limit, memory_limit, level))
 
@@ -61,6 +88,14 @@ def grade_all(
         return {"correct": passed, "reason": verdict, "detail": detail, "sandbox": level}
 
     return [[grade(*program) for program in programs] for programs in found]
+
+
+def prefixed(before: str, program: str) -> str:
+    """A program below `before`; its imports from __future__ stay first."""
+    if not before:
+        return program
+    future = "".join(_FUTURE.findall(program))
+    return f"{future}\n{before}{_FUTURE.sub('', program)}"
 
 
 def process_results(doc: dict, results: list[list[dict]]) -> dict:
@@ -154,8 +189,8 @@ def unpack(tests: str) -> list[dict]:
     return json.loads(_Text(io.BytesIO(pickled)).load())
 
 
-grade_stdin = functools.partial(grade_all, stdin_tests, TIME, MEMORY)
-grade_humaneval = functools.partial(grade_all, humaneval_tests, TIME, MEMORY)
-grade_mbpp = functools.partial(grade_all, mbpp_tests, TIME, MEMORY)
-# The limits of LiveCodeBench's own checker.
-grade_livecodebench = functools.partial(grade_all, livecodebench_tests, 6.0, 4 * 2**30)
+grade_stdin = functools.partial(grade_all, stdin_tests, TIME, MEMORY, "")
+grade_humaneval = functools.partial(grade_all, humaneval_tests, TIME, MEMORY, "")
+grade_mbpp = functools.partial(grade_all, mbpp_tests, TIME, MEMORY, "")
+# With the limits of LiveCodeBench's own checker.
+grade_livecodebench = functools.partial(grade_all, livecodebench_tests, 6.0, 4 * 2**30, IMPORTS)

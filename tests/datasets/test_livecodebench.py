@@ -1,0 +1,37 @@
+from datetime import date
+
+import pytest
+
+from rac.datasets.livecodebench import files, select
+from rac.errors import RacError
+
+ROWS = [
+    {"question_id": "a", "contest_date": "2024-07-31T23:30:00"},
+    {"question_id": "b", "contest_date": "2024-08-01T00:00:00"},
+    {"question_id": "c", "contest_date": "2025-01-31T00:00:00"},
+    {"question_id": "d", "contest_date": "2025-02-01T00:00:00"},
+]
+
+
+def test_a_release_is_all_files_up_to_its_own():
+    assert files("release_v1", "lcb") == ("test.jsonl",)
+    assert files("release_v5", "lcb")[-1] == "test5.jsonl" and len(files("release_v5", "lcb")) == 5
+    with pytest.raises(RacError, match=r"datasets.lcb.release: 'v5' is none of release_v1, "):
+        files("v5", "lcb")
+
+
+def test_the_window_takes_its_first_day_and_not_its_last():
+    rows = select(ROWS, "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
+    assert [(row["id"], row["release"], row["date"]) for row in rows] == [
+        ("b", "release_v5", "2024-08-01"),
+        ("c", "release_v5", "2025-01-31"),
+    ]
+
+
+def test_what_is_wrong_with_the_window_or_the_rows():
+    with pytest.raises(RacError, match="no problem of 2026-01-01 to .*of 2024-07-31 to 2025-02-01"):
+        select(ROWS, "release_v5", date(2026, 1, 1), date(2027, 1, 1), "lcb")
+    with pytest.raises(RacError, match="row 0 has no contest_date .*it has: id"):
+        select([{"id": 1}], "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
+    with pytest.raises(RacError, match="it has no rows"):
+        select([], "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
