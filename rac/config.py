@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,7 @@ class Sampling(Strict):
 
     temperature: float = Field(0.6, gt=0, le=2)
     top_p: float = Field(0.95, gt=0, le=1)
+    top_k: PositiveInt | None = Field(None, description="the most probable tokens; all if left out")
 
 
 class Model(Strict):
@@ -223,7 +224,8 @@ class Heldout(Strict):
 class Run(Strict):
     """A table: blocks of cells, and what to measure every cell on."""
 
-    cells: Annotated[list[Block], Field(min_length=1)]
+    includes: list[Name] = Field([], description="runs whose blocks come before its own")
+    cells: list[Block] = []
     heldout: Heldout | None = None
     workload: Name | None = Field(None, description="for the blocks that say `runtime: true`")
 
@@ -240,6 +242,38 @@ class Config(Strict):
     evals: dict[FolderName, Eval]
     workloads: dict[Name, Workload] = {}
     runs: dict[Name, Run]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _include(cls, values: Any) -> Any:
+        """Give a run the blocks of those that it includes; what is misspelt is for later checks."""
+        runs = values.get("runs") if isinstance(values, dict) else None
+        if not isinstance(runs, dict):
+            return values
+
+        def blocks(name: str, way: tuple[str, ...]) -> list:
+            if name in way:
+                raise ValueError(f"runs.{name}.includes: it includes itself")
+            run = runs.get(name)
+            if not isinstance(run, dict):
+                raise ValueError(
+                    f"runs.{way[-1]}.includes: '{name}' is not defined{nearest(name, runs)}"
+                )
+            included = run.get("includes") or []
+            if not isinstance(included, list):
+                raise ValueError(f"runs.{name}.includes: it must be a list of runs")
+            own = run.get("cells") or []
+            return [block for other in included for block in blocks(other, (*way, name))] + (
+                own if isinstance(own, list) else [own]
+            )
+
+        whole = {
+            name: {**run, "includes": [], "cells": blocks(name, (name + " ",))}
+            if isinstance(run, dict) and run.get("includes")
+            else run
+            for name, run in runs.items()
+        }
+        return {**values, "runs": whole}
 
     def variant_cells(self) -> dict[str, tuple[str, Variant]]:
         """Every single variant: name → (pattern as `rac.solve` takes it, definition of one sparsity)."""
@@ -329,6 +363,8 @@ class Config(Strict):
                     )
         variants = self.variant_cells()
         for name, run in self.runs.items():
+            if not run.cells:
+                raise ValueError(f"runs.{name}: it has no cells")
             for i, block in enumerate(run.cells):
                 where = f"runs.{name}.cells[{i}]"
                 for listed in ("models", "calibrations", "evals"):
@@ -374,8 +410,8 @@ class Config(Strict):
                 )
             for other in sorted(seen):
                 of = self.datasets[other]
-                apart = of.kind == "documents" or dataset in of.without
-                if not apart and not (of.embedded and self.datasets[dataset].embedded):
+                apart = of.kind == "documents" or of.embedded or dataset in of.without
+                if not apart:
                     raise ValueError(
                         f"datasets.{other}.without: add '{dataset}', so that no problem that eval "
                         f"'{entry}' asks is calibrated on"

@@ -275,17 +275,16 @@ def decode(model: Shape, batch: int, prompt: int, new: int, samples: float, devi
 
 
 def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
-    """Losses of a checkpoint on held-out sources, the longest sequence of which is given."""
+    """A checkpoint and the dense model on held-out sources, the longest sequence of which is given."""
     tokens = sum(source.tokens for source in sources)
     batch = min(max(LOGITS // model.vocabulary, sequence), tokens)
-    two = min(2 * batch, tokens)  # the logits of a batch are there until the next ones are
-    logits = model.vocabulary * (two * model.item + sequence * 12)
-    flops = 2 * model.weights * tokens
+    logits = model.vocabulary * (2 * batch * model.item + sequence * 16)
+    flops = 4 * model.weights * tokens
     squares = sum(group.columns**2 for group in model.groups)
     largest = max(group.columns * max(group.layers) for group in model.groups)
     return Cost(
-        device=model.weights * model.item + max(activations(model, batch), logits),
-        host=HOST + model.weights * model.item + 8 * squares + 16 * largest,
+        device=2 * model.weights * model.item + max(activations(model, batch), logits),
+        host=HOST + 2 * model.weights * model.item + 8 * squares + 16 * largest,
         flops=flops,
         seconds=flops / (device.flops * device.compute_share),
     )

@@ -3,7 +3,7 @@
 import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rac import blocks, hessians, sources
 from rac.artifacts import read_json, write_json
 from rac.config import Calibration
+from rac.divergences import kl_divergence
 from rac.errors import RacError
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
@@ -53,19 +54,21 @@ def diagnose(
             raise RacError(f"{file} was made for another model than {dense}; delete it")
     network = checkpoints.load_model(checkpoint, dtype)
     layers = layer_errors(network, dense, stored, identity)
+    is_dense = checkpoint.resolve() == dense.resolve()
+    reference = None if is_dense else checkpoints.load_model(dense, dtype)
     per_sequence, losses = {}, {}
     for role, file in (("thoughts", thoughts), ("text", text)):
-        scored = sequence_losses(network, sources.read(file), skip_prompt=role == "thoughts")
+        scored = score_sequences(network, reference, sources.read(file), role == "thoughts")
         if not scored:
             raise RacError(f"{file} holds no token to predict; give its source more tokens")
-        loss, se = ratio(scored)
+        loss, loss_se = ratio([(one.loss, one.tokens) for one in scored])
+        kl, kl_se = ratio([(one.kl, one.tokens) for one in scored])
         per_sequence[role] = scored
         losses[role] = {
             "source": file.parent.name,
-            "tokens": sum(tokens for _, tokens in scored),
+            "tokens": sum(one.tokens for one in scored),
             "sequences": len(scored),
-            "loss": loss,
-            "loss_se": se,
+            **{"loss": loss, "loss_se": loss_se, "kl": kl, "kl_se": kl_se},
         }
     means = {
         key: sum(layer[key] for layer in layers) / len(layers) if layers else None
@@ -133,33 +136,49 @@ def _read(located: dict[str, Path], name: str) -> torch.Tensor:
     return weights.read(located[name], name).float()
 
 
+class Scored(NamedTuple):
+    """A sequence under a checkpoint: sums over its predicted tokens, in nats."""
+
+    loss: float  # −log p of the tokens that are there
+    kl: float  # KL(dense ‖ checkpoint) of the distributions that they are drawn from
+    tokens: int
+
+
 @torch.inference_mode()
-def sequence_losses(
-    network: "PreTrainedModel", sequences: list[sources.Sequence], skip_prompt: bool
-) -> list[tuple[float, int]]:
-    """Negative log-likelihood in nats and predicted tokens, of every sequence that has any.
+def score_sequences(
+    network: "PreTrainedModel",
+    reference: "PreTrainedModel | None",
+    sequences: list[sources.Sequence],
+    skip_prompt: bool,
+) -> list[Scored]:
+    """Losses of every sequence that has a token to predict, and its divergence from the dense model.
 
     Sequences are padded on the right, which causal attention does not see.
 
     Args:
         network: a causal language model.
+        reference: the dense one; None if that is `network`, whose divergence is 0.
         sequences: token ids and prompt lengths.
         skip_prompt: predict decode tokens only; otherwise all but the first token.
     """
     vocabulary = network.config.get_text_config().vocab_size
-    scored: dict[int, tuple[float, int]] = {}
+    scored: dict[int, Scored] = {}
     lengths = [len(sequence.token_ids) for sequence in sequences]
     for batch in blocks.batches(lengths, max(LOGITS // vocabulary, 1)):
         chosen = [sequences[i] for i in batch]
         token_ids = pad_sequence([sequence.token_ids for sequence in chosen], batch_first=True)
-        logits = network(input_ids=token_ids.to(network.device), use_cache=False).logits
-        for i, sequence, row in zip(batch, chosen, logits, strict=True):
+        given = {"input_ids": token_ids.to(network.device), "use_cache": False}
+        logits = network(**given).logits
+        wanted = reference(**given).logits if reference else [None] * len(batch)
+        for i, sequence, row, dense in zip(batch, chosen, logits, wanted, strict=True):
             start = max(sequence.prompt_length if skip_prompt else 1, 1)
             targets = sequence.token_ids[start:].to(row.device)
             if len(targets):
-                predicted = row[start - 1 : len(sequence.token_ids) - 1].float()
-                loss = cross_entropy(predicted, targets, reduction="none").double().sum()
-                scored[i] = (loss.item(), len(targets))
+                where = slice(start - 1, len(sequence.token_ids) - 1)
+                loss = cross_entropy(row[where].float(), targets, reduction="none").double().sum()
+                kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
+                scored[i] = Scored(loss.item(), kl * len(targets), len(targets))
+        del logits, wanted  # before the next batch's
     return [scored[i] for i in sorted(scored)]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch.nn.functional import linear
 
+from rac import divergences
 from rac.owl import exact_share
 
 if TYPE_CHECKING:
@@ -145,40 +146,6 @@ def _switched(
 
 # ---- a fitness: the divergence from the dense model on traces
 
-LOGITS = 2**24  # numbers of logits in memory at once
-
-
-@torch.no_grad()
-def kl_divergence(dense_logits: torch.Tensor, logits: torch.Tensor) -> float:
-    """KL(dense ‖ compressed) = Σ p (log p − log q) in nats, the mean over tokens.
-
-    Log-probabilities are float32, or float64 if the logits are, and sums float64, over a few tokens at a
-    time. A token that both exclude (−∞) adds nothing. Infinite where q excludes what p does not, or the
-    compressed model's logits are not numbers.
-
-    Args:
-        dense_logits, logits: [tokens, vocabulary], any dtype.
-
-    Raises:
-        ValueError: shapes differ, there are no tokens, or the dense logits are not numbers.
-    """
-    if dense_logits.shape != logits.shape or logits.ndim != 2 or not logits.numel():
-        raise ValueError(
-            f"logits must be [tokens, vocabulary], not {list(dense_logits.shape)} and "
-            f"{list(logits.shape)}"
-        )
-    total, rows = 0.0, max(LOGITS // logits.shape[1], 1)
-    for start in range(0, len(logits), rows):
-        log_p, log_q = (
-            of.to(torch.promote_types(of.dtype, torch.float32)).log_softmax(-1)
-            for of in (dense_logits[start : start + rows], logits[start : start + rows])
-        )
-        if log_p.isnan().any():
-            raise ValueError("the dense model's logits are not numbers")
-        p = log_p.exp()
-        total += torch.where(p > 0, p * (log_p - log_q), 0).sum(dtype=torch.float64).item()
-    return math.inf if math.isnan(total) else max(total, 0.0) / len(logits)
-
 
 @torch.no_grad()
 def divergence(
@@ -215,11 +182,11 @@ def divergence(
                 weight = network.get_parameter(f"{name}.weight")
                 weight.data = solution(name, level).to(weight)
                 present[name] = level
-        total, tokens, rows = 0.0, 0, max(LOGITS // len(dense), 1)
+        total, tokens, rows = 0.0, 0, max(divergences.LOGITS // len(dense), 1)
         for i in samples:
             for before, after in zip(wanted[i].split(rows), hidden(i).split(rows), strict=True):
                 logits = linear(before, dense, head.bias), head(after)
-                total += kl_divergence(*logits) * len(after)
+                total += divergences.kl_divergence(*logits) * len(after)
             tokens += len(wanted[i])
         return total / tokens
 

@@ -88,12 +88,14 @@ def _used(config: Config, kind: str) -> set[str]:
     return {name for block in config.runs[config.run].cells for name in getattr(block, kind)}
 
 
-def measured_sources(config: Config) -> list[str]:
-    """The sources whose sequences the active run's models are run on, as config.yaml orders them."""
+def measured_sources(config: Config, model: str | None = None) -> list[str]:
+    """The sources whose sequences the active run's models (or one) are run on, as config.yaml orders them."""
     run = config.runs[config.run]
     sources = {
         source
-        for name in _used(config, "calibrations")
+        for block in run.cells
+        if model is None or model in block.models
+        for name in block.calibrations
         for source in config.calibrations[name].sources(config.sources)
     }
     if run.heldout:
@@ -101,19 +103,23 @@ def measured_sources(config: Config) -> list[str]:
     return [name for name in config.sources if name in sources]
 
 
+def searched_sources(config: Config, model: str | None = None) -> set[str]:
+    """The sources of traces that shares of zeros are searched on in the active run (of one model)."""
+    cells = config.variant_cells()
+    blocks = [b for b in config.runs[config.run].cells if model is None or model in b.models]
+    singles = {single for block in blocks for single in config.singles(block)}
+    return {found for single in singles if (found := cells[single][1].allocation_source)}
+
+
 def generated_sources(config: Config, model: str) -> list[str]:
     """The sources of traces that a model generates for the active run, for itself or for others."""
-    own = model in _used(config, "models")
     found = set()
-    cells = config.variant_cells()
-    singles = {name for block in config.runs[config.run].cells for name in config.singles(block)}
-    searched = {cells[single][1].allocation_source for single in singles}
-    for name in {*measured_sources(config), *searched} - {None}:
-        source, other = config.sources[str(name)], config.sources[str(name)].traces_of
-        if source.kind == "traces" and (
-            own if not (other and other.model) else other.model == model
-        ):
-            found.add(other.source if other else str(name))
+    for user in _used(config, "models"):
+        for name in {*measured_sources(config, user), *searched_sources(config, user)}:
+            source = config.sources[name]
+            maker = (source.traces_of and source.traces_of.model) or user
+            if source.kind == "traces" and maker == model:
+                found.add(source.traces_of.source if source.traces_of else name)
     return [name for name in config.sources if name in found]
 
 
@@ -121,10 +127,8 @@ def restrict(config: Config) -> Config:
     """Only the definitions that the active run's numbers hang on."""
     run = config.runs[config.run]
     blocks = run.cells
-    sources = set(measured_sources(config))
+    sources = {*measured_sources(config), *searched_sources(config)}
     singles = {name for block in blocks for name in config.singles(block)}
-    cells = config.variant_cells()
-    sources |= {found for single in singles if (found := cells[single][1].allocation_source)}
     variants = {name for name in config.variants if singles & set(config.expanded(name))}
     others = [other for name in sources if (other := config.sources[name].traces_of)]
     sources |= {other.source for other in others}
@@ -234,7 +238,7 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
             {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}
             for model in config.models
             if model in _used(config, "models")
-            for name in measured_sources(config)
+            for name in measured_sources(config, model)
             if run.heldout is None or name != run.heldout.text
         ],
     }

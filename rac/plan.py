@@ -12,6 +12,8 @@ from rac.errors import RacError
 from rac.matrix import Cell
 from rac.models.reasoner import WEIGHTS
 
+SHAPES = Path(__file__).parent / "models/shapes.json"
+
 
 class Row(NamedTuple):
     """All jobs of a rule for a model (None: for the whole run)."""
@@ -68,9 +70,15 @@ def plan(
 
 
 def known_models(config: Config) -> dict[str, dict]:
-    """config.json of the models that are here: embedded, in a folder, or downloaded already."""
+    """config.json of the models that are here (embedded, in a folder, or downloaded already).
+
+    Of some of the hub's that are not here, rac/models/shapes.json holds the sizes.
+    """
     found = {}
+    shapes = read_json(SHAPES)
     for name, model in config.models.items():
+        if model.hub in shapes:
+            found[name] = shapes[model.hub]
         folder = WEIGHTS if model.embedded else model.path or Path("resources/models") / name
         if (folder / "config.json").exists():
             found[name] = read_json(folder / "config.json")
@@ -126,9 +134,8 @@ def _of_model(
         return costs.compress(shape, variant, device, sources, trace)
 
     measured = [config.sources[source] for source in heldout]
-    walked = matrix.measured_sources(config) if cells else []
-    searched = {variants[cell.variant][1].allocation_source for cell in cells if not cell.dense}
-    walked += sorted({source for source in searched if source} - {*walked})
+    walked = matrix.measured_sources(config, name) if cells else []
+    searched = matrix.searched_sources(config, name) - {*walked}
     generated = [config.sources[source] for source in matrix.generated_sources(config, name)]
     return {
         "model": [Cost(disk=shape.weights * shape.item)],
@@ -140,7 +147,7 @@ def _of_model(
             )
             for source in generated
         ],
-        "sources": [Cost()] * len(walked),
+        "sources": [Cost()] * len({*walked, *searched}),
         "hessians": [hessians(source) for source in walked if source not in heldout[1:]],
         "compress": [compress(cell) for cell in cells if not cell.dense],
         "requests": [Cost()] * len({id(evaluation) for evaluation in asked}),

@@ -4,6 +4,7 @@ rule summary:
     output:
         summary="results/summary.csv",
         comparisons="results/comparisons.csv",
+        budgets="results/budgets.csv",
         table="results/summary.txt",
     log:
         "logs/summary.log",

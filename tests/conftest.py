@@ -69,6 +69,12 @@ def _random_qwen2(seed: int = 0, **settings):
 
 
 @pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
 def random_qwen2():
     """A function (seed=0, **settings of the configuration) → random Qwen2."""
     return _random_qwen2

@@ -176,7 +176,7 @@ def test_the_repository_s_schema_is_current():
         ("datasets/c4-heldout/without", ["problems-test"], "'without' is for datasets of problems"),
         ("datasets/problems-calibration/without", ["c4"], "'c4' is not defined"),
         (
-            "datasets/problems-test",
+            "datasets/problems-calibration",
             {"path": "x.jsonl"},
             "datasets.problems-calibration.without: add 'problems-test'",
         ),
@@ -207,7 +207,7 @@ def test_the_repository_s_schema_is_current():
             ["sparsgpt"],
             "runs.demo.cells[0].variants: 'sparsgpt' is not defined; did you mean 'sparsegpt'?",
         ),
-        ("runs/demo/cells/0/variants", ["sparsegpt-0.7"], "'sparsegpt-0.7' is not defined"),
+        ("runs/demo/cells/0/variants", ["sparsegpt-0.8"], "'sparsegpt-0.8' is not defined"),
         ("runs/demo/cells/1/models", ["reasonr"], "cells[1].models: 'reasonr' is not defined"),
         ("runs/demo/cells/0/calibration", [], "unknown key; did you mean 'calibrations'?"),
         ("runs/demo/heldout/thoughts", "c4", "source 'c4' is of kind 'text', not 'traces'"),
@@ -220,7 +220,10 @@ def test_the_repository_s_schema_is_current():
         ),
         ("runs/demo/workload", DELETE, "cells[1]: 'runtime' needs runs.demo.workload"),
         ("runs/demo/workload", "shrt", "'shrt' is not defined; did you mean 'short'?"),
-        ("runs/demo/cells", [], "runs.demo.cells: "),
+        ("runs/demo/cells", [], "runs.demo: it has no cells"),
+        ("runs/paper/includes", ["tabel1"], "runs.paper.includes: 'tabel1' is not defined"),
+        ("runs/paper/includes", ["paper"], "runs.paper.includes: it includes itself"),
+        ("runs/paper/includes", "table1", "runs.paper.includes: it must be a list of runs"),
         ("runs", [], "runs: "),
     ],
 )
@@ -284,7 +287,7 @@ def test_nothing_but_one_clear_line_comes_of_a_random_mutation(place, what, key,
 def test_a_list_of_sparsities_is_a_variant_each():
     cells = config.validate(VALUES).variant_cells()
     assert [name for name in cells if name.startswith("sparsegpt-0")] == [
-        f"sparsegpt-{sparsity}" for sparsity in (0.3, 0.4, 0.5, 0.6)
+        f"sparsegpt-{sparsity}" for sparsity in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     ]
     assert {"sparsegpt-2of4", "sparsegpt-w4a16-0.5"} <= cells.keys()
     pattern, variant = cells["sparsegpt-0.4"]

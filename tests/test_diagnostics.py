@@ -46,16 +46,38 @@ def slow_losses(network, file, skip_prompt):
     return losses
 
 
+@torch.no_grad()
+def slow_divergences(network, dense, file, skip_prompt):
+    """Σ p (log p − log q) over the predicted tokens of each sequence, in float64."""
+    found = []
+    for sequence in sources.read(file):
+        log_p, log_q = (
+            log_softmax(model(input_ids=sequence.token_ids[None]).logits[0].double(), -1)
+            for model in (dense, network)
+        )
+        start = max(sequence.prompt_length if skip_prompt else 1, 1)
+        if start < len(sequence.token_ids):
+            each = (log_p.exp() * (log_p - log_q)).sum(-1)
+            found.append(each[start - 1 : len(sequence.token_ids) - 1].sum().item())
+    return found
+
+
 @pytest.mark.parametrize("limit", [2**27, 1])
 def test_losses_against_a_loop_over_tokens(inputs, tiny_model, tmp_path, monkeypatch, limit):
     monkeypatch.setattr(diagnostics, "LOGITS", limit)
     found = diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
     network = checkpoints.load_model(inputs["pruned"], "float32")
+    dense = checkpoints.load_model(tiny_model, "float32")
     for role, source, skip in (("thoughts", "thoughts", True), ("text", "c4", False)):
         expected = slow_losses(network, inputs[role], skip)
         scored = found["per_sequence"][role]
-        assert [tokens for _, tokens in scored] == [tokens for _, tokens in expected]
-        assert [loss for loss, _ in scored] == pytest.approx([loss for loss, _ in expected], 1e-4)
+        assert [tokens for *_, tokens in scored] == [tokens for _, tokens in expected]
+        assert [loss for loss, *_ in scored] == pytest.approx([loss for loss, _ in expected], 1e-4)
+        divergences = slow_divergences(network, dense, inputs[role], skip)
+        assert [kl for _, kl, _ in scored] == pytest.approx(divergences, rel=1e-3)
+        kl = sum(divergences) / sum(tokens for _, tokens in expected)
+        assert found["losses"][role]["kl"] == pytest.approx(kl, rel=1e-3)
+        assert 0 < found["losses"][role]["kl_se"] < found["losses"][role]["kl"]
         tokens = sum(tokens for _, tokens in expected)
         assert found["losses"][role]["source"] == source
         assert found["losses"][role]["tokens"] == tokens
@@ -116,6 +138,7 @@ def test_errors_of_a_smoothed_model_are_those_of_its_outputs(
 def test_the_dense_model_has_no_errors(inputs, tiny_model, tmp_path):
     found = diagnose(inputs, tiny_model, tiny_model, tmp_path / "d.json")
     assert found["error_prompt"] == found["error_decode"] == 0
+    assert found["losses"]["text"]["kl"] == 0
 
 
 def test_ratio_and_its_standard_error():

@@ -193,3 +193,27 @@ def test_a_solver_without_hessians_needs_no_calibration():
 def test_cpu_threads_change_no_identity():
     models = SMALL["models"] | {"b": SMALL["models"]["b"] | {"threads": 3}}
     assert matrix.identity(small(models=models)) == matrix.identity(small())
+
+
+def test_off_policy_traces_are_generated_by_the_model_that_they_are_of():
+    values = VALUES | {"run": "table7"}
+    settings = config.validate(values)
+    assert matrix.generated_sources(settings, "r1-qwen-7b") == ["math-traces"]
+    assert matrix.generated_sources(settings, "r1-qwen-14b") == ["math-traces"]
+    assert matrix.measured_sources(settings, "r1-qwen-7b") == ["math-traces", "math-traces-14b"]
+    assert matrix.measured_sources(settings, "r1-qwen-14b") == []
+    kept = matrix.restrict(settings)
+    assert set(kept.models) == {"r1-qwen-7b", "r1-qwen-14b"}
+    indexes = [row["index"] for row in matrix.report_cells(settings)["sources"]]
+    assert indexes == [
+        f"results/r1-qwen-7b/hessians/{source}/index.json"
+        for source in ("math-traces", "math-traces-14b")
+    ]
+
+
+def test_a_run_has_the_blocks_of_those_that_it_includes():
+    settings = config.validate(VALUES)
+    included = VALUES["runs"]["paper"]["includes"]
+    blocks = [block for name in included for block in settings.runs[name].cells]
+    assert settings.runs["paper"].cells == blocks
+    assert settings.runs["paper"].includes == []

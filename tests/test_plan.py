@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rac import config, plan
+from rac import config, costs, plan
 from rac.costs import A100, H100
 from rac.errors import RacError
 
@@ -64,7 +64,8 @@ def test_a_larger_run_takes_more():
     def longer(values):
         values["evals"]["word-problems"]["samples"] = 4
         values["sources"]["traces"]["tokens"] *= 2
-        values["variants"]["sparsegpt"]["sparsity"].append(0.7)
+        values["variants"]["sparsegpt"]["sparsity"].append(0.75)
+        values["runs"]["demo"]["cells"][0]["variants"].append("sparsegpt-0.75")
 
     more = _planned(_demo(longer))
     assert _row(more, "generate").flops > 3.9 * _row(rows, "generate").flops
@@ -79,7 +80,7 @@ def test_a_larger_run_takes_more():
 
 def test_what_does_not_fit_is_marked(llama_70b):
     def large(values):
-        values["models"] = {"large": {"path": "large"}}
+        values["models"]["large"] = {"path": "large"}
         values["runs"] = {"demo": values["runs"]["demo"]}
         for block in values["runs"]["demo"]["cells"]:
             block["models"] = ["large"]
@@ -120,6 +121,7 @@ def test_what_is_here_is_known(tmp_path, monkeypatch):
     def own(values):
         values["datasets"]["own"] = {"path": "own.jsonl"}
         values["models"] |= {"folder": {"path": "folder"}, "absent": {"path": "absent"}}
+        values["runs"] = {"demo": values["runs"]["demo"]}
 
     monkeypatch.chdir(tmp_path)
     for file, content in (
@@ -129,6 +131,37 @@ def test_what_is_here_is_known(tmp_path, monkeypatch):
         Path(file).parent.mkdir(parents=True)
         Path(file).write_text(json.dumps(content))
     settings = _demo(own)
-    assert plan.known_models(settings) == {"reasoner": REASONER, "folder": {"hidden_size": 8}}
+    known = plan.known_models(settings)
+    assert (known["reasoner"], known["folder"]) == (REASONER, {"hidden_size": 8})
+    assert known["qwen3-8b"]["num_hidden_layers"] == 36 and "absent" not in known
     rows = plan.known_rows(settings)
     assert (rows["own"], rows["problems-test"]) == (7, 200) and "c4-heldout" not in rows
+
+
+def test_the_paper_s_matrix_is_planned_before_anything_is_downloaded():
+    values = yaml.safe_load((REPOSITORY / "config.yaml").read_text()) | {"run": "paper"}
+    settings = config.validate(values)
+    rows = plan.plan(settings, plan.known_models(settings), plan.known_rows(settings))
+    assert sum(row.jobs for row in rows if row.rule == "compress") == 108
+    assert sum(row.jobs for row in rows if row.rule == "hessians") == 29
+    assert sum(row.jobs for row in rows if row.rule == "traces") == 14
+    assert sum(row.hours for row in rows) > 100
+
+
+@pytest.mark.parametrize(
+    ("hub", "billions"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1.78),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", 7.62),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", 14.8),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", 32.8),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", 8.03),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-70B", 70.6),
+        ("Qwen/Qwen3-1.7B", 1.72),
+        ("Qwen/Qwen3-8B", 8.19),
+        ("Qwen/Qwen3-14B", 14.8),
+    ],
+)
+def test_sizes_of_models_of_the_hub_are_those_that_their_cards_name(hub, billions):
+    shape = costs.shape(json.loads(plan.SHAPES.read_text())[hub], "bfloat16")
+    assert shape.weights == pytest.approx(billions * 1e9, rel=0.005)

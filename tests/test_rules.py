@@ -1,5 +1,6 @@
 """What the rules ask of the configuration, and what makes a rule run again."""
 
+import copy
 import importlib.metadata
 import json
 import os
@@ -46,7 +47,8 @@ def test_a_definition_comes_back_from_its_json(settings):
 @pytest.mark.parametrize("key", ["threads", "tensor_parallel"])
 def test_what_only_a_machine_asks_for_is_no_part_of_a_model_s_definition(key):
     def spec(value):
-        values = VALUES | {"models": {"reasoner": {"embedded": "reasoner", key: value}}}
+        values = copy.deepcopy(VALUES)
+        values["models"]["reasoner"][key] = value
         return rules.spec(config.validate(values), "models", "model")(Wildcards(model="reasoner"))
 
     assert spec(1) == spec(2)
@@ -76,7 +78,7 @@ def test_an_engine_is_the_one_asked_for_or_what_is_installed(
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     model = {"embedded": "reasoner", "dtype": dtype, "engine": asked, "tensor_parallel": 4}
-    settings = config.validate(VALUES | {"models": {"reasoner": model}})
+    settings = config.validate(VALUES | {"models": VALUES["models"] | {"reasoner": model}})
     asked_of = Wildcards(model="reasoner")
     assert rules.engine(settings, asked_of) == chosen
     assert rules.tensor_parallel(settings, asked_of) == 4
@@ -87,7 +89,9 @@ def test_an_engine_is_the_one_asked_for_or_what_is_installed(
 
 def test_threads_of_a_job(settings):
     assert rules.ask(settings, "threads")(Wildcards(model="reasoner")) == 1
-    free = config.validate(VALUES | {"models": {"reasoner": {"embedded": "reasoner"}}})
+    values = copy.deepcopy(VALUES)
+    del values["models"]["reasoner"]["threads"]
+    free = config.validate(values)
     assert rules.threads(free, Wildcards(model="reasoner")) == os.cpu_count()
 
 

@@ -73,12 +73,13 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
     """Draw a token a row from the nucleus of the tempered distribution (arXiv 1904.09751, section 3.1).
 
     The nucleus is the smallest set of most probable tokens whose probability reaches top_p; the token is
-    where the cumulative probability passes u × the nucleus's probability.
+    where the cumulative probability passes u × the nucleus's probability. With top_k, only the k most
+    probable tokens, and those as probable as the last of them, have any.
 
     Args:
         logits: [rows, vocabulary].
         uniforms: [rows], in [0, 1).
-        sampling: temperature and top_p.
+        sampling: temperature, top_p and top_k.
 
     Returns:
         token ids, int64 [rows].
@@ -87,6 +88,10 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         RacError: the logits are not numbers.
     """
     probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_k and sampling.top_k < probabilities.shape[-1]:
+        least = probabilities.topk(sampling.top_k).values[:, -1:]
+        probabilities = torch.where(probabilities < least, 0, probabilities)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     few = min(FEW, probabilities.shape[-1])
     top, tokens = _by_token(*probabilities.topk(few))
     if top[:, 0].isnan().any():

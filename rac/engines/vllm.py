@@ -154,6 +154,7 @@ def requests(task: Task) -> Callable[[list[int], int], tuple[Any, Any]]:
         params = SamplingParams(
             temperature=task.sampling.temperature,
             top_p=task.sampling.top_p,
+            top_k=task.sampling.top_k or 0,
             seed=seed,
             max_tokens=task.max_new_tokens,
             stop_token_ids=stop,

@@ -11,8 +11,11 @@ from rac.artifacts import read_jsonl, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.harness import CONTEXT, FEWSHOT_SEED, load_task
-from rac.evaluate.statistics import clustered_mean
+from rac.evaluate.math import last_boxed, normalise
+from rac.evaluate.statistics import clustered_mean, majority
 from rac.evaluate.thoughts import answer_part
+
+RUN, TAIL = 8, 192  # tokens
 
 
 def score(
@@ -55,11 +58,28 @@ def score(
                     "reason": thought or reason,
                     "finished": stopped and not thought,
                     "tokens": answer["tokens"],
+                    "looping": is_looping(answer["token_ids"]),
+                    "answer": _answer(asked[doc_id]["opening"] + answer["text"], stopped),
                 }
             )
     rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
     write_jsonl(scores, rows)
-    write_json(metrics, summarise(rows) | {"lm_eval": _averages(aggregates)})
+    summary = summarise(rows, evaluation.max_new_tokens)
+    write_json(metrics, summary | {"lm_eval": _averages(aggregates)})
+
+
+def _answer(response: str, stopped: bool) -> str | None:
+    """What a response votes for: its boxed answer, written in one way; None if it has none."""
+    said = answer_part(response, stopped)[0]
+    boxed = last_boxed(said) if said is not None else None
+    return None if boxed is None else normalise(boxed)
+
+
+def is_looping(token_ids: list[int]) -> bool:
+    """Whether a response repeats itself: over half of its last 192 tokens' runs of eight are repeats."""
+    tail = token_ids[-TAIL:]
+    runs = [tuple(tail[i : i + RUN]) for i in range(len(tail) - RUN + 1)]
+    return len(set(runs)) < len(runs) / 2
 
 
 def _by_sample(
@@ -131,21 +151,56 @@ def _averages(aggregates: list[dict]) -> dict[str, float]:
     return {key: float(np.mean([aggregate[key] for aggregate in aggregates])) for key in numbers}
 
 
-def summarise(rows: list[dict]) -> dict:
-    """The metrics of scored samples, without lm-eval's own (None where a number is undefined)."""
+def summarise(rows: list[dict], cap: int) -> dict:
+    """The metrics of scored samples, without lm-eval's own (None where a number is undefined).
+
+    Args:
+        rows: of scores.jsonl.zst.
+        cap: the most tokens that a sample could have.
+    """
     problems = [row["doc_id"] for row in rows]
+    samples = len(rows) // len(set(problems))
     tokens = np.array([row["tokens"] for row in rows])
-    summary: dict[str, Any] = {
-        "problems": len(set(problems)),
-        "samples": len(rows) // len(set(problems)),
-    }
-    for name, key in (("accuracy", "correct"), ("finished", "finished"), ("tokens_mean", "tokens")):
+    summary: dict[str, Any] = {"problems": len(set(problems)), "samples": samples}
+    shares = (("accuracy", "correct"), ("finished", "finished"), ("looping", "looping"))
+    for name, key in (*shares, ("tokens_mean", "tokens")):
         mean, se = clustered_mean([row[key] for row in rows], problems)
-        summary |= {name: mean, f"{name}_se": None if math.isnan(se) else se}
+        summary |= {name: mean, f"{name}_se": _defined(se)}
     median, p95 = np.quantile(tokens, [0.5, 0.95])
+    summary |= {"tokens_median": float(median), "tokens_p95": float(p95)}
+    for name, wanted in (("correct", True), ("wrong", False)):
+        of_outcome = [row["tokens"] for row in rows if row["correct"] == wanted]
+        summary[f"tokens_{name}"] = float(np.mean(of_outcome)) if of_outcome else None
+    solved = sum(row["correct"] for row in rows)
+    summary["tokens_per_solved"] = float(tokens.sum()) / solved if solved else None
+    if samples > 1:
+        answers = [row["answer"] for row in rows]
+        voted = majority([row["correct"] for row in rows], answers, problems)
+        mean, se = clustered_mean(list(voted.values()), list(voted))
+        summary |= {"majority": mean, "majority_se": _defined(se)}
     reasons = Counter(row["reason"] for row in rows).most_common()
     return summary | {
-        "tokens_median": float(median),
-        "tokens_p95": float(p95),
+        "budgets": [_at_budget(rows, max(cap // part, 1), cap) for part in (8, 4, 2, 1)],
         "reasons": dict(reasons),
     }
+
+
+def _at_budget(rows: list[dict], budget: int, cap: int) -> dict:
+    """What a smaller cap would have given: a sample that needs more tokens is cut, and wrong."""
+    problems = [row["doc_id"] for row in rows]
+    within = [budget >= cap or row["tokens"] <= budget for row in rows]
+    accuracy, se = clustered_mean(
+        [row["correct"] and fits for row, fits in zip(rows, within, strict=True)], problems
+    )
+    finished = [row["finished"] and fits for row, fits in zip(rows, within, strict=True)]
+    return {
+        "budget": budget,
+        "accuracy": accuracy,
+        "accuracy_se": _defined(se),
+        "finished": clustered_mean(finished, problems)[0],
+        "tokens_mean": clustered_mean([min(row["tokens"], budget) for row in rows], problems)[0],
+    }
+
+
+def _defined(number: float) -> float | None:
+    return None if math.isnan(number) else number

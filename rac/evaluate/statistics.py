@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+Z = 1.959963984540054  # of the normal distribution: 95 % of it lie between −Z and Z
+POWER = 0.8416212335729143  # 80 % of it lie below
+
 
 class Difference(NamedTuple):
     """A paired difference, its standard error and its 95 % interval; NaN where undefined."""
@@ -49,19 +52,72 @@ def _mean(means: np.ndarray) -> tuple[float, float]:
     return float(means.mean()), se
 
 
+def share_interval(share: float, se: float, problems: int) -> tuple[float, float]:
+    """A 95 % interval of a share that is a mean over problems: Wilson's, with an effective number of them.
+
+    Wilson's interval (1927; Brown, Cai and DasGupta 2001, section 3.1.1) has width at 0 of n and stays
+    between 0 and 1. Samples of a problem hang together, so what counts is the n of independent trials
+    that would have the same standard error, p (1 − p) / se²; the problems where there is no error to see.
+    As that error is estimated, the quantile is Student's.
+
+    Args:
+        share: between 0 and 1.
+        se: its standard error, clustered by problem; NaN or 0 where none is seen.
+        problems: how many.
+    """
+    if not problems:
+        return math.nan, math.nan
+    z = half_width(1.0, problems) if problems > 1 else Z
+    trials = share * (1 - share) / se**2 if se > 0 else float(problems)
+    middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    half = reach / (1 + z**2 / trials)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
 def paired_difference(
     a: Sequence[float],
     problems_a: Sequence[Hashable],
     b: Sequence[float],
     problems_b: Sequence[Hashable],
+    shares: bool = False,
 ) -> Difference:
-    """a − b over the same problems, with a 95 % t-interval over the per-problem differences.
+    """a − b over the same problems, with a 95 % interval over the per-problem differences.
+
+    Of shares the interval is Agresti and Min's (2005): as if two problems more had been asked, one that
+    differs by half a point either way, so that there is width where all differences are equal.
+    Otherwise it is a t-interval.
 
     Args:
         a: one value a sample of the first, such as a compressed model.
         problems_a: which problem each is of.
         b: one value a sample of the second, such as the dense model.
         problems_b: which problem each is of; the same problems, in any order and number of samples.
+        shares: the values are 0 or 1.
+
+    Raises:
+        ValueError: the two are not over the same problems.
+    """
+    each = np.array(differences(a, problems_a, b, problems_b))
+    difference, se = _mean(each)
+    if math.isnan(se):
+        return Difference(difference, se, math.nan, math.nan)
+    if not shares:
+        half = half_width(se, len(each))
+        return Difference(difference, se, difference - half, difference + half)
+    n = len(each) + 2
+    middle = each.sum() / n
+    half = Z * math.sqrt(max((each**2).sum() + 1 - n * middle**2, 0)) / n
+    return Difference(difference, se, max(middle - half, -1.0), min(middle + half, 1.0))
+
+
+def differences(
+    a: Sequence[float],
+    problems_a: Sequence[Hashable],
+    b: Sequence[float],
+    problems_b: Sequence[Hashable],
+) -> list[float]:
+    """a − b of each problem's mean, in the order of a.
 
     Raises:
         ValueError: the two are not over the same problems.
@@ -72,10 +128,71 @@ def paired_difference(
             f"not the same problems: {len(means_a.keys() - means_b.keys())} are only in the first, "
             f"{len(means_b.keys() - means_a.keys())} only in the second"
         )
-    difference, se = _mean(np.array([means_a[key] - means_b[key] for key in means_a]))
+    return [means_a[key] - means_b[key] for key in means_a]
+
+
+def half_width(se: float, problems: int) -> float:
+    """Half of a 95 % t-interval: t(problems − 1) · se; NaN where the standard error is."""
     if math.isnan(se):
-        return Difference(difference, se, math.nan, math.nan)
+        return math.nan
     from scipy.special import stdtrit  # the t quantile, without scipy.stats' slow import
 
-    half = float(stdtrit(len(means_a) - 1, 0.975)) * se
-    return Difference(difference, se, difference - half, difference + half)
+    return float(stdtrit(problems - 1, 0.975)) * se
+
+
+def p_value(each: Sequence[float]) -> float:
+    """Two-sided p of per-problem differences under no difference: exact where there are no halves.
+
+    McNemar's exact test (binomial over the problems that differ) if every difference is −1, 0 or 1; else
+    the normal approximation of its score, Σ d / √Σ d². 1 where nothing differs.
+    """
+    from scipy.special import bdtr, ndtr
+
+    found = np.array([value for value in each if value])
+    if not len(found):
+        return 1.0
+    if set(np.unique(found)) <= {-1.0, 1.0}:
+        fewer = min(int((found > 0).sum()), int((found < 0).sum()))
+        return min(2 * float(bdtr(fewer, len(found), 0.5)), 1.0)
+    return 2 * float(ndtr(-abs(found.sum()) / math.sqrt((found**2).sum())))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm 1979): rejecting those below α errs once in 1 / α tables."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min((len(p_values) - rank) * p_values[i], 1.0))
+        adjusted[i] = largest
+    return adjusted
+
+
+def detectable(se: float, problems: int) -> float:
+    """The difference that a 5 % test finds in 80 % of tables: (t(0.975) + z(0.8)) · se; NaN without se."""
+    return half_width(se, problems) + POWER * se
+
+
+def majority(
+    correct: Sequence[bool], answers: Sequence[Hashable | None], problems: Sequence[Hashable]
+) -> dict[Hashable, float]:
+    """maj@k of each problem: is the answer that most of its samples give right?
+
+    Samples without an answer do not vote. Of several answers with as many votes one is drawn: the value
+    is its chance to be right. 0 where nobody votes.
+
+    Args:
+        correct: one verdict a sample.
+        answers: what each sample answers, the same for equal answers; None for nothing.
+        problems: which problem each is of.
+    """
+    votes: dict[Hashable, dict[Hashable, list[bool]]] = {}
+    for right, answer, problem in zip(correct, answers, problems, strict=True):
+        of_problem = votes.setdefault(problem, {})
+        if answer is not None:
+            of_problem.setdefault(answer, []).append(bool(right))
+    found: dict[Hashable, float] = {}
+    for problem, of_problem in votes.items():
+        most = max(map(len, of_problem.values()), default=0)
+        leading = [group for group in of_problem.values() if len(group) == most]
+        rights = [sum(group) / len(group) for group in leading]
+        found[problem] = sum(rights) / len(rights) if rights else 0.0
+    return found

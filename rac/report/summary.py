@@ -7,25 +7,42 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 from rac.artifacts import read_json, read_jsonl, write_text
 from rac.errors import RacError
-from rac.evaluate.statistics import Difference, paired_difference
+from rac.evaluate.statistics import (
+    Difference,
+    detectable,
+    differences,
+    half_width,
+    holm,
+    p_value,
+    paired_difference,
+    share_interval,
+)
+from rac.report.paper import printed
 
 METRICS = (
     "problems",
     "samples",
     "accuracy",
     "accuracy_se",
+    "majority",
+    "majority_se",
     "finished",
     "finished_se",
+    "looping",
+    "looping_se",
     "tokens_mean",
     "tokens_mean_se",
     "tokens_median",
     "tokens_p95",
+    "tokens_correct",
+    "tokens_wrong",
+    "tokens_per_solved",
 )
 SIZES = ("parameters", "nonzero_parameters", "bytes_on_disk")
 COLUMNS = (
@@ -43,18 +60,31 @@ COLUMNS = (
     "samples",
     "accuracy",
     "accuracy_se",
+    "accuracy_low",
+    "accuracy_high",
+    "majority",
+    "majority_se",
     "accuracy_difference",
     "accuracy_difference_se",
     "accuracy_difference_low",
     "accuracy_difference_high",
+    "paper_accuracy",
+    "paper_difference",
+    "paper_difference_low",
+    "paper_difference_high",
     "finished",
     "finished_se",
+    "looping",
+    "looping_se",
     "tokens_mean",
     "tokens_mean_se",
     "tokens_mean_difference",
     "tokens_mean_difference_se",
     "tokens_median",
     "tokens_p95",
+    "tokens_correct",
+    "tokens_wrong",
+    "tokens_per_solved",
     "layer_error",
     "layer_error_heldout_decode",
     "layer_error_heldout_prompt",
@@ -62,6 +92,10 @@ COLUMNS = (
     "loss_thoughts_se",
     "loss_text",
     "loss_text_se",
+    "kl_thoughts",
+    "kl_thoughts_se",
+    "kl_text",
+    "kl_text_se",
     "calibration_tokens",
     *SIZES,
     "tokens_per_second_1",
@@ -76,17 +110,25 @@ COLUMNS = (
     "peak_memory_bytes",
     "seconds_compress",
     "seconds_generate",
+    "seconds_per_solved",
     "dense_sha256",
     "config_sha256",
     "code_version",
 )
-COMPARED = ("model", "variant", "eval", "calibration", "baseline", *Difference._fields)
+COMPARED = (
+    *("model", "variant", "eval", "calibration", "baseline", *Difference._fields),
+    *("p_value", "p_holm", "detectable"),
+)
+BUDGETS = (
+    *("model", "calibration", "variant", "eval", "budget"),
+    *("accuracy", "accuracy_se", "finished", "tokens_mean"),
+)
 
 
 def summarize(
     cells: list[dict], run: str, config_sha256: str, code_version: str, output: Path
 ) -> None:
-    """Write the run's table, `output`, and beside it comparisons.csv and the table as text (.txt).
+    """Write the run's table, `output`, and beside it comparisons.csv, budgets.csv and the table as text.
 
     Args:
         cells: a dict a row, of `rac.matrix.summary_cells`: names, and paths (None: not asked for).
@@ -107,6 +149,7 @@ def summarize(
     rows = [made_by | _row(cell, scores) for cell in cells]
     write_text(output, _csv(COLUMNS, rows))
     write_text(output.with_name("comparisons.csv"), _csv(COMPARED, _comparisons(cells, scores)))
+    write_text(output.with_name("budgets.csv"), _csv(BUDGETS, _budgets(cells)))
     write_text(output.with_suffix(".txt"), table(output))
 
 
@@ -130,9 +173,14 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         row["seconds_compress"] = made["seconds"]
     if cell["metrics"]:
         metrics = read_json(cell["metrics"])
-        row |= {key: metrics[key] for key in METRICS}
+        row |= {key: metrics.get(key) for key in METRICS}
+        se = math.nan if metrics["accuracy_se"] is None else metrics["accuracy_se"]
+        low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
+        row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
     if cell["generation"]:
         row["seconds_generate"] = read_json(cell["generation"])["seconds"]
+        solved = row["accuracy"] * row["problems"] * row["samples"]
+        row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
     if cell["scores"] and cell["dense_scores"]:
         accuracy = _difference(cell["scores"], cell["dense_scores"], "correct", scores)
         tokens = _difference(cell["scores"], cell["dense_scores"], "tokens", scores)
@@ -149,10 +197,27 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         row["layer_error_heldout_decode"] = found["error_decode"]
         row["layer_error_heldout_prompt"] = found["error_prompt"]
         for role, loss in found["losses"].items():
-            row |= {f"loss_{role}": loss["loss"], f"loss_{role}_se": loss["loss_se"]}
+            for key in ("loss", "kl"):
+                row |= {f"{key}_{role}": loss[key], f"{key}_{role}_se": loss[f"{key}_se"]}
     if cell["runtime"]:
         row |= _runtime(read_json(cell["runtime"]))
     return row
+
+
+def _beside_paper(cell: dict, metrics: dict) -> dict[str, Any]:
+    """The paper's accuracy, and how far ours is above it: the interval is of ours alone."""
+    key = cell["model"], cell["calibration"], cell["variant"], cell["eval"]
+    theirs = printed("accuracy").get(key)
+    if theirs is None:
+        return {}
+    difference, se = metrics["accuracy"] - theirs, metrics["accuracy_se"]
+    reach = math.nan if se is None else half_width(se, metrics["problems"])
+    return {
+        "paper_accuracy": theirs,
+        "paper_difference": difference,
+        "paper_difference_low": difference - reach,
+        "paper_difference_high": difference + reach,
+    }
 
 
 def _runtime(measured: dict) -> dict[str, Any]:
@@ -168,8 +233,16 @@ def _runtime(measured: dict) -> dict[str, Any]:
     return row | {"batch": larger}
 
 
-def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> Iterable[dict[str, Any]]:
+def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
+    """A row a cell and budget of tokens."""
+    for cell in cells:
+        for row in read_json(cell["metrics"])["budgets"] if cell["metrics"] else ():
+            yield {key: cell[key] for key in BUDGETS[:4]} | row
+
+
+def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[str, Any]]:
     """Each calibration minus each that stands before it, for every variant and eval they share."""
+    rows: list[dict[str, Any]] = []
     shared: dict[tuple, list[dict]] = {}
     for cell in cells:
         if cell["scores"] and cell["calibration"] != "none":
@@ -177,25 +250,44 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> Iterable[d
             shared.setdefault(key, []).append(cell)
     for (model, variant, name), group in shared.items():
         for baseline, other in itertools.combinations(group, 2):
-            found = _difference(other["scores"], baseline["scores"], "correct", scores)
-            yield {
-                "model": model,
-                "variant": variant,
-                "eval": name,
-                "calibration": other["calibration"],
-                "baseline": baseline["calibration"],
-                **found._asdict(),
-            }
+            paths = other["scores"], baseline["scores"]
+            found = _difference(*paths, "correct", scores)
+            each = differences(*_values(*paths, "correct", scores))
+            rows.append(
+                {
+                    "model": model,
+                    "variant": variant,
+                    "eval": name,
+                    "calibration": other["calibration"],
+                    "baseline": baseline["calibration"],
+                    **found._asdict(),
+                    "p_value": p_value(each),
+                    "detectable": detectable(found.se, len(each)),
+                }
+            )
+    adjusted = holm([row["p_value"] for row in rows])
+    return [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _difference(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> Difference:
     """Paired difference of `key` between two score files, a − b."""
-    values = [[float(row[key]) for row in scores[path]] for path in (a, b)]
-    problems = [[(row["doc_id"], row["id"]) for row in scores[path]] for path in (a, b)]
     try:
-        return paired_difference(values[0], problems[0], values[1], problems[1])
+        values = _values(a, b, key, scores)
+        return paired_difference(*values, shares=key == "correct")
     except ValueError as error:
         raise RacError(f"{a} and {b} cannot be compared, {error}; generate again") from None
+
+
+Values = tuple[list[float], list[Hashable], list[float], list[Hashable]]
+
+
+def _values(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> Values:
+    """`key` of a's samples and their problems, and b's."""
+    values = [[float(row[key]) for row in scores[path]] for path in (a, b)]
+    problems: list[list[Hashable]] = [
+        [(row["doc_id"], row["id"]) for row in scores[path]] for path in (a, b)
+    ]
+    return values[0], problems[0], values[1], problems[1]
 
 
 def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:

@@ -31,6 +31,11 @@ def nucleus(logits: list[float], sampling: Sampling) -> dict[int, float]:
     """Token → probability by the definition, in float64; ties in the order of tokens."""
     weights = torch.tensor(logits, dtype=torch.float64).div(sampling.temperature).softmax(-1)
     order = sorted(range(len(logits)), key=lambda token: (-weights[token].item(), token))
+    if sampling.top_k and sampling.top_k < len(order):
+        least = weights[order[sampling.top_k - 1]]
+        weights = torch.where(weights < least, 0, weights)
+        weights = weights / weights.sum()
+        order = [token for token in order if weights[token] > 0]
     kept: dict[int, float] = {}
     for token in order:
         if sum(kept.values()) >= sampling.top_p:
@@ -114,7 +119,9 @@ def test_a_stop_token_as_the_last_allowed_token_is_a_stop(model):
     assert done == [(free[:last], "stop")]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1.3, top_p=0.7)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(temperature=1.3, top_p=0.7), Sampling(temperature=2, top_k=4)]
+)
 @pytest.mark.parametrize("vocabulary", [6, 200])
 def test_draws_follow_the_nucleus(sampling, vocabulary):
     n = 20_000

@@ -11,7 +11,7 @@ from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.requests import build_requests
-from rac.evaluate.score import score
+from rac.evaluate.score import is_looping, score
 
 IDS = ["half", "seven", "ten"]
 # (text, finish reason, tokens) of each problem's three samples; the prompt has opened the thought.
@@ -38,6 +38,20 @@ VERDICTS = [  # correct, reason, finished
     [(False, "no boxed answer", True), (False, "unfinished", False), (False, "different", True)],
 ]
 
+VOTES = [
+    ["\\frac{1}{2}", "2/4", None],
+    ["8", "7", None],
+    [None, None, "__import__('os').system('touch pwned')"],
+]
+
+
+def test_a_response_that_repeats_itself_is_looping():
+    assert not is_looping(list(range(500)))
+    assert not is_looping([1, 1, 1])
+    assert is_looping([*range(300), *[5, 6, 7] * 64])
+    assert is_looping([7] * 40)
+    assert not is_looping([*[5, 6, 7] * 64, *range(192)])
+
 
 def generations(samples=3):
     return [
@@ -59,7 +73,7 @@ def generations(samples=3):
 def scored(bench, folder, rows, samples=3, task="word_problems", data=None):
     write_jsonl(folder / "generations.jsonl.zst", rows)
     score(
-        Eval(task=task, dataset="bench", samples=samples),
+        Eval(task=task, dataset="bench", samples=samples, max_new_tokens=100),
         data or bench / "data.jsonl",
         bench / "requests.jsonl.zst",
         folder / "generations.jsonl.zst",
@@ -81,10 +95,20 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
             "reason": reason,
             "finished": finished,
             "tokens": ANSWERS[doc_id][sample][2],
+            "looping": False,
+            "answer": VOTES[doc_id][sample],
         }
         for doc_id in range(3)
         for sample, (correct, reason, finished) in enumerate(VERDICTS[doc_id])
     ]
+    budgets = metrics.pop("budgets")
+    assert [row["budget"] for row in budgets] == [12, 25, 50, 100]
+    # Within 12 tokens one sample is right, within 25 two are; the third right one was cut at 100.
+    assert [row["accuracy"] for row in budgets] == pytest.approx([1 / 9, 2 / 9, 2 / 9, 1 / 3])
+    assert [row["finished"] for row in budgets] == pytest.approx([3 / 9, 4 / 9, 5 / 9, 5 / 9])
+    assert [row["tokens_mean"] for row in budgets] == pytest.approx(
+        [102 / 9, 175 / 9, 270 / 9, 420 / 9]
+    )
     # Per problem 2/3, 1/3 and 0 are correct; 2/3, 1/3 and 2/3 finished; 130/3, 170/3 and 40 tokens.
     assert metrics == {
         "problems": 3,
@@ -97,6 +121,14 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
         "tokens_mean_se": pytest.approx(math.sqrt(((-10) ** 2 + 30**2 + (-20) ** 2) / 9 / 2 / 3)),
         "tokens_median": 30,
         "tokens_p95": 100,
+        "looping": 0,
+        "looping_se": 0,
+        "tokens_correct": pytest.approx(130 / 3),
+        "tokens_wrong": pytest.approx(290 / 6),
+        "tokens_per_solved": 140,
+        # 1/2 and 2/4 are two spellings, and one of two is drawn; 8 and 7 have a vote each; nobody is right.
+        "majority": pytest.approx((1 + 0.5 + 0) / 3),
+        "majority_se": pytest.approx(0.5 / math.sqrt(3)),
         "reasons": {
             "exact": 2,
             "different": 2,
@@ -205,6 +237,7 @@ def test_few_shot_examples_are_other_problems_and_the_same_in_each_pass(tmp_path
             "doc_id": i,
             "id": f"p{i}",
             "sample": sample,
+            "token_ids": [1],
             "text": f"#### 99 </think>\n\n#### {2 * i + (sample and i % 2)}",
             "finish_reason": "stop",
             "tokens": 1,

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rac.evaluate.statistics import clustered_mean, paired_difference
+from rac.evaluate.statistics import (
+    clustered_mean,
+    detectable,
+    holm,
+    majority,
+    p_value,
+    paired_difference,
+    share_interval,
+)
 
 
 def test_samples_are_averaged_before_problems():
@@ -69,3 +77,116 @@ def test_intervals_cover_at_about_their_rate():
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
     unclustered = math.sqrt(0.25 / (count * samples))
     assert np.mean(errors) > 1.3 * unclustered  # samples of one problem are not independent
+
+
+@given(st.integers(4, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_one_sample_a_problem_is_wilson_s_interval(counted):
+    n, right = counted
+    level = 1 - 2 * stats.norm.sf(stats.t.isf(0.025, n - 1))  # whose normal quantile is Student's
+    expected = stats.binomtest(right, n).proportion_ci(level, method="wilson")
+    share = right / n
+    low, high = share_interval(share, math.sqrt(share * (1 - share) / n), n)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def coverage(interval, truth, draw, rounds=1000, seed=0):
+    generator = np.random.default_rng(seed)
+    hits = 0
+    for _ in range(rounds):
+        low, high = interval(draw(generator))
+        hits += low <= truth <= high
+    return hits / rounds
+
+
+@pytest.mark.parametrize("n", [10, 40])
+@pytest.mark.parametrize("samples", [1, 8])
+@pytest.mark.parametrize("mean", [0.05, 0.3, 0.8])
+def test_intervals_of_accuracy_cover_at_their_rate(n, samples, mean):
+    """Problems of unlike difficulty (beta), so that samples of one hang together."""
+
+    def draw(generator):
+        chances = generator.beta(mean * 2, (1 - mean) * 2, n)
+        return generator.random((n, samples)) < chances[:, None]
+
+    def interval(verdicts):
+        problems = np.repeat(np.arange(n), samples)
+        share, se = clustered_mean(verdicts.ravel(), problems)
+        return share_interval(share, se, n)
+
+    assert coverage(interval, mean, draw) > 0.9  # of 95 %; least where few problems are ever solved
+
+
+@pytest.mark.parametrize("n", [15, 60])
+@pytest.mark.parametrize(
+    ("both", "gained", "lost"), [(0.5, 0.2, 0.1), (0.0, 0.9, 0.0), (0.97, 0, 0.01)]
+)
+def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lost):
+    def draw(generator):
+        kind = generator.choice(4, n, p=[both, gained, lost, 1 - both - gained - lost])
+        return np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
+
+    def interval(pair):
+        found = paired_difference(pair[0], range(n), pair[1], range(n), shares=True)
+        return found.low, found.high
+
+    assert coverage(interval, gained - lost, draw) > 0.93
+
+
+def test_equal_shares_have_an_interval_with_width():
+    found = paired_difference([1] * 9, range(9), [1] * 9, range(9), shares=True)
+    assert found.difference == found.se == 0
+    assert found.low == -found.high == pytest.approx(-1.959964 / 11)
+    extreme = paired_difference([1] * 9, range(9), [0] * 9, range(9), shares=True)
+    assert 0.5 < extreme.low < extreme.high <= 1
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), max_size=40))
+def test_p_is_that_of_the_exact_test_of_single_samples(each):
+    gained, lost = each.count(1.0), each.count(-1.0)
+    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert p_value(each) == pytest.approx(expected)
+
+
+def test_p_of_several_samples_is_about_that_of_flipping_signs():
+    generator = np.random.default_rng(0)
+    each = generator.choice([-0.5, 0, 0.25, 0.5, 1], 60)
+    flips = generator.choice([-1, 1], (20_000, 60))
+    expected = np.mean(np.abs(flips @ each) >= abs(each.sum()) - 1e-9)
+    assert p_value(each) == pytest.approx(expected, abs=0.01)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_rejects_what_stepping_down_rejects(p_values):
+    adjusted = holm(p_values)
+    for level in (0.01, 0.05, 0.3):
+        rejected = set()
+        for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+            if p_values[i] * (len(p_values) - rank) > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
+
+
+def test_the_detectable_difference_is_found_four_times_of_five():
+    generator, n, gained, lost = np.random.default_rng(0), 200, 0.16, 0.04
+
+    def draw():
+        kind = generator.choice(3, n, p=[gained, lost, 1 - gained - lost])
+        return paired_difference(kind == 0, range(n), kind == 1, range(n), shares=True)
+
+    tables = [draw() for _ in range(500)]
+    reach = np.mean([detectable(found.se, n) for found in tables])
+    assert reach == pytest.approx(2.8 * math.sqrt((gained + lost - 0.12**2) / n), rel=0.05)
+    # At a true difference of 0.12, more than the 0.086 that 80 % would find.
+    assert np.mean([found.low > 0 for found in tables]) > 0.9
+
+
+def test_the_majority_decides_and_ties_are_drawn():
+    votes = [
+        ("a", "7", True), ("a", "7", True), ("a", "8", False),
+        ("b", "1", True), ("b", "2", False),
+        ("c", None, False), ("c", None, False), ("c", "5", True),
+        ("d", None, False),
+    ]  # fmt: skip
+    problems, answers, correct = zip(*votes, strict=True)
+    assert majority(correct, answers, problems) == {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.0}

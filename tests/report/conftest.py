@@ -65,6 +65,8 @@ def write_run(
                 "reason": "exact" if right else "different",
                 "finished": finished[i],
                 "tokens": tokens[i],
+                "looping": False,
+                "answer": "2",
             }
             for i, right in enumerate(given["correct"])
         ]
@@ -77,7 +79,7 @@ def write_run(
             "runtime": folder / "runtime/short.json" if "runtime" in given else None,
         }
         write_jsonl(paths["scores"], scores)
-        write_json(paths["metrics"], summarise(scores))
+        write_json(paths["metrics"], summarise(scores, 448))
         write_json(paths["generation"], {"seconds": 2.5, "tokens": sum(tokens)})
         generations = folder / name / "generations.jsonl.zst"
         write_jsonl(generations, [{**row, "text": texts[i]} for i, row in enumerate(scores)])
@@ -118,6 +120,8 @@ def write_run(
                             "sequences": 2,
                             "loss": loss,
                             "loss_se": 0.01,
+                            "kl": loss / 10,
+                            "kl_se": 0.001,
                         }
                         for role, loss in zip(("thoughts", "text"), losses, strict=True)
                     },

@@ -65,8 +65,14 @@ def test_rows_hold_the_numbers_computed_by_hand(run, tmp_path):
     assert row["accuracy_se"] == pytest.approx(0.25)
     assert float(rows[3]["accuracy_difference"]) == -0.25
     assert row["accuracy_difference_se"] == pytest.approx(0.25)
-    assert float(rows[3]["accuracy_difference_low"]) == pytest.approx(-0.25 - T3 * 0.25)
-    assert row["accuracy_difference_high"] == pytest.approx(-0.25 + T3 * 0.25)
+    low, high = (float(rows[3][f"accuracy_difference_{end}"]) for end in ("low", "high"))
+    assert (low, high) == pytest.approx(agresti_min([0, 0, 0, -1]))
+    # Wilson's interval of 3 of 4, where the clustered error is that of as many trials less one.
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(wilson(0.75, 3, T3))
+    assert rows[3]["majority"] == ""  # of one sample
+    assert row["looping"] == 0
+    assert row["tokens_per_solved"] == pytest.approx(row["tokens_mean"] * 4 / 3)
+    assert row["seconds_per_solved"] == pytest.approx(2.5 / 3)
     # Tokens 0, 0, 20, 40 above the dense model's: mean 15, variance 1100/3.
     assert row["tokens_mean_difference"] == 15
     assert row["tokens_mean_difference_se"] == pytest.approx(math.sqrt(1100 / 3 / 4))
@@ -92,6 +98,32 @@ def test_what_was_not_measured_is_empty(run, tmp_path):
     assert magnitude["calibration_tokens"] == magnitude["layer_error"] == ""
 
 
+def agresti_min(differences):
+    """The interval of a mean difference with one pair more that gains, and one that loses, a half each."""
+    n = len(differences) + 2
+    middle = sum(differences) / n
+    variance = (sum(d * d for d in differences) + 1) / n - middle**2
+    return middle - 1.959964 * math.sqrt(variance / n), middle + 1.959964 * math.sqrt(variance / n)
+
+
+def wilson(share, trials, z):
+    middle = (share + z * z / 2 / trials) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials)
+    half *= math.sqrt(share * (1 - share) / trials + z * z / 4 / trials**2)
+    return middle - half, middle + half
+
+
+def test_smaller_budgets_cost_nothing(run, tmp_path):
+    rows = table(summarized(run, tmp_path).with_name("budgets.csv"))
+    assert len(rows) == 4 * len(run["cells"])
+    of_rac = [row for row in rows if row["calibration"] == "rac"]
+    assert [int(row["budget"]) for row in of_rac] == [56, 112, 224, 448]
+    # 100, 100, 120 and 140 tokens, the last one wrong.
+    assert [float(row["accuracy"]) for row in of_rac] == [0, 0.5, 0.75, 0.75]
+    assert [float(row["finished"]) for row in of_rac] == [0, 0.5, 1, 1]
+    assert [float(row["tokens_mean"]) for row in of_rac] == [56, 106, 115, 115]
+
+
 def test_calibrations_are_compared_in_pairs(run, tmp_path):
     rows = table(summarized(run, tmp_path).with_name("comparisons.csv"))
     found = [(row["calibration"], row["baseline"], float(row["difference"])) for row in rows]
@@ -99,7 +131,12 @@ def test_calibrations_are_compared_in_pairs(run, tmp_path):
     # 0, 1, 1, 0: mean 1/2, sd sqrt(1/3).
     se = math.sqrt(1 / 3 / 4)
     last = [float(rows[2][key]) for key in ("se", "low", "high")]
-    assert last == pytest.approx([se, 0.5 - T3 * se, 0.5 + T3 * se])
+    assert last == pytest.approx([se, *agresti_min([0, 1, 1, 0])])
+    # Two problems differ, both the same way: p = 2 / 2². The smallest of three is tripled by Holm.
+    assert float(rows[2]["p_value"]) == 0.5
+    assert [float(row["p_value"]) for row in rows] == [1.0, 0.25, 0.5]
+    assert [float(row["p_holm"]) for row in rows] == [1.0, 0.75, 1.0]
+    assert float(rows[2]["detectable"]) == pytest.approx((T3 + 0.8416212) * se)
     assert {(row["model"], row["variant"], row["eval"]) for row in rows} == {
         ("tiny", "half", "sums")
     }
@@ -118,7 +155,7 @@ def test_the_same_artefacts_give_the_same_bytes(run, tmp_path):
 def test_the_text_shows_each_cell(run, tmp_path):
     text = summarized(run, tmp_path).with_suffix(".txt").read_text(encoding="utf-8")
     line = next(line for line in text.splitlines() if " rac " in line)
-    for part in ("50.0%", "75.0 ± 25.0", "−25.0 [−104.6, 54.6]", "115", "0.2000", "1.000", "3.000"):
+    for part in ("50.0%", "75.0 ± 25.0", "−25.0 [−60.9, 27.6]", "115", "0.2000", "1.000", "3.000"):
         assert part in line
     assert max(map(len, text.splitlines())) <= 120
     assert "config-sha" in text

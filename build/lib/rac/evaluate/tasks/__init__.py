@@ -1,1 +1,0 @@
-"""Our benchmarks, as lm-eval task files."""

@@ -1,0 +1,175 @@
+"""Numbers as exact fractions, and the units behind them."""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+_PLAIN = r"(?:(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
+_NUMBER = re.compile(
+    rf"""(?P<sign>[+-]?)\ ?(?:
+      (?:(?P<whole>\d+)\ ?)?\\frac\ ?\{{\ ?(?P<over>-?{_PLAIN})\ ?\}}\ ?\{{\ ?(?P<under>{_PLAIN})\ ?\}}
+    | (?:(?P<whole_>\d+)\ )?(?P<over_>{_PLAIN})\ ?/\ ?(?P<under_>{_PLAIN})
+    | (?P<start>\d*)\.(?P<middle>\d*)\\(?:overline|bar)\ ?(?:\{{(?P<again>\d+)\}}|(?P<again_>\d))
+    | (?P<plain>{_PLAIN})
+    | (?:(?P<times>{_PLAIN})\ ?(?:\\times|\\cdot|\*)\ ?)?
+      10\ ?\^\ ?(?:\{{\ ?(?P<power>[+-]?\d{{1,3}})\ ?\}}|(?P<power_>-?\d))
+    )""",
+    re.VERBOSE,
+)
+_LONGEST = 200  # characters
+
+
+def number(text: str) -> Fraction | None:
+    r"""The value of a rational number: 1,234.5, -3/4, 1\frac{4}{5}, 0.1\overline{6}, 2 \cdot 10^{-3}.
+
+    None for anything else, improper mixed numbers such as 1 7/5 and division by zero among it.
+    """
+    match = _NUMBER.fullmatch(text.strip()) if len(text) <= _LONGEST else None
+    if match is None:
+        return None
+    part = {name.rstrip("_"): value for name, value in match.groupdict().items() if value}
+    if "under" in part:
+        over, under, whole = (_plain(part.get(name, "0")) for name in ("over", "under", "whole"))
+        if under == 0 or ("whole" in part and not 0 <= over < under):
+            return None
+        value = whole + over / under
+    elif "again" in part:
+        fixed, again = part.get("start", "") + part.get("middle", ""), part["again"]
+        value = Fraction(
+            int(fixed + again) - int(fixed or "0"),
+            10 ** len(part.get("middle", "")) * (10 ** len(again) - 1),
+        )
+    elif "plain" in part:
+        value = _plain(part["plain"])
+    else:
+        value = _plain(part.get("times", "1")) * Fraction(10) ** int(part["power"])
+    return -value if part.get("sign") == "-" else value
+
+
+def _plain(digits: str) -> Fraction:
+    return Fraction(digits.replace(",", "").replace(" ", ""))
+
+
+class Unit(NamedTuple):
+    """What is measured ("" where the name is not known) and how many of its first unit this is."""
+
+    kind: str
+    size: Fraction
+
+
+class Quantity(NamedTuple):
+    """A text without its unit."""
+
+    text: str
+    unit: Unit | None
+
+
+# Names of a unit and its size; the international yard and pound.
+_SIZES = {
+    "length": {
+        "mm millimeter millimetre": "0.001",
+        "cm centimeter centimetre": "0.01",
+        "m meter metre": "1",
+        "km kilometer kilometre": "1000",
+        "in inch inches": "0.0254",
+        "ft foot feet": "0.3048",
+        "yd yard": "0.9144",
+        "mi mile": "1609.344",
+    },
+    "time": {
+        "s sec second": "1",
+        "min minute": "60",
+        "h hr hour": "3600",
+        "day": "86400",
+        "week": "604800",
+    },
+    "mass": {
+        "g gram": "0.001",
+        "kg kilogram": "1",
+        "oz ounce": "0.028349523125",
+        "lb pound": "0.45359237",
+    },
+    "money": {"cent": "0.01", "dollar": "1"},
+    "angle": {"degree deg": "1"},
+    "radian": {"radian rad": "1"},
+    "share": {"percent percentage": "0.01"},
+    "count": {"thousand": "1000", "million": "1000000", "billion": "1000000000"},
+}
+_UNITS = {
+    name: Unit(kind, Fraction(size))
+    for kind, sizes in _SIZES.items()
+    for names, size in sizes.items()
+    for name in names.split()
+}
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
+_POWER = r"(?: ?\^ ?(?:\{ ?(\d) ?\}|(\d)))?"
+_STYLED = re.compile(
+    r" ?\\(?:text(?:rm|bf|it)?|mbox|mathrm|operatorname) ?\{ ?([A-Za-z][A-Za-z ./-]*)(?:\^\{?(\d)\}?)? ?\}"
+    + _POWER
+)
+_BARE = re.compile(r"([^A-Za-z]*[^A-Za-z ])( ?)([A-Za-z](?:[A-Za-z ]*[A-Za-z])?)" + _POWER)
+
+
+def _unit(words: str, power: str | None) -> Unit:
+    names = words.casefold().replace(".", "").split()
+    exponent = int(power or 1)
+    for name in (names[0], names[-1]):
+        if name in _POWERS and len(names) > 1:
+            exponent = _POWERS[name]
+            names.remove(name)
+    name = " ".join(names)
+    unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+    if unit is None:
+        return Unit("", Fraction(1))
+    return unit if exponent == 1 else Unit(f"{unit.kind}^{exponent}", unit.size**exponent)
+
+
+def split_unit(text: str, strict: bool = False) -> Quantity:
+    r"""Take the unit off a quantity: \$5, 5\%, 5^\circ, 5 \text{ cm}^2, 5 square feet.
+
+    A unit in plain letters is taken off a number only. `strict` (for golds) takes those alone that
+    nobody reads as variables: 5 cm, but neither 5m nor 5 m.
+    """
+    text = text.strip()
+    if dollars := re.match(r"([+-]?) ?(?:\\?\$|\\text ?\{ ?\\?\$ ?\}) ?(?=[\d.\\])", text):
+        return Quantity(dollars[1] + text[dollars.end() :], _UNITS["dollar"])
+    for sign, unit in (("%", "percent"), (r"^\circ", "degree")):
+        if text.endswith(sign) and not _TRIGONOMETRY.search(text):
+            return Quantity(text.removesuffix(sign).rstrip("\\ "), _UNITS[unit])
+    start = max(
+        text.rfind(command) for command in (r"\text", r"\mbox", r"\mathrm", r"\operatorname")
+    )
+    if start > 0 and (styled := _STYLED.fullmatch(text, start)):
+        head = text[:start].rstrip()
+        if re.search(r"\d|\\pi", head):
+            return Quantity(head, _unit(styled[1], styled[2] or styled[3] or styled[4]))
+    if (bare := _BARE.fullmatch(text)) and number(bare[1]) is not None:
+        measure, letters = _unit(bare[3], bare[4] or bare[5]), len(bare[3])
+        known, spaced = bool(measure.kind), bool(bare[2])
+        if (known and spaced and letters > 1) if strict else known or (spaced and letters > 2):
+            return Quantity(bare[1], measure)
+    return Quantity(text, None)
+
+
+def same_quantity(gold: Fraction, of: Unit | None, answer: Fraction, unit: Unit | None) -> bool:
+    """Whether two numbers with units are equal; a unit that one of them lacks is understood.
+
+    A percentage may be written as its number (12.5 for 12.5 %) or as its value (0.125).
+    """
+    if of and unit and of.kind and unit.kind:
+        return of.kind == unit.kind and gold * of.size == answer * unit.size
+    if (of is None) != (unit is None):
+        known = of or unit
+        assert known
+        if known.kind in ("share", "count"):
+            values = gold * (of.size if of else 1), answer * (unit.size if unit else 1)
+            return values[0] == values[1] or (gold == answer and abs(gold) >= 1)
+    return gold == answer
+
+
+def scaled(text: str, ratio: Fraction) -> str:
+    """A text times a number."""
+    if ratio == 1:
+        return text
+    return rf"\frac{{{ratio.numerator}}}{{{ratio.denominator}}}({text})"

@@ -1,0 +1,67 @@
+"""The paper's matrix, planned: nothing of it can be computed without GPUs and the hub."""
+
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+import yaml
+
+from rac import config, matrix
+
+pytestmark = pytest.mark.slow
+RUNS = [
+    "table1",
+    "table2",
+    "table4",
+    "table6",
+    "table7",
+    "table8",
+    "table9",
+    "table10",
+    "figure1",
+    "figure2",
+]
+
+
+def planned(repository, run, tmp_path):
+    """Number of jobs by rule."""
+    shutil.copy(repository / "config.yaml", tmp_path)
+    command = ["snakemake", "-n", "--cores", "2", "results/summary.csv", "--config", f"run={run}"]
+    command += ["--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stats = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0]
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE)}
+
+
+def test_the_whole_matrix_is_planned_in_seconds(repository, tmp_path):
+    start = time.monotonic()
+    counts = planned(repository, "paper", tmp_path)
+    assert time.monotonic() - start < 30
+    assert counts == {
+        "model": 7,
+        "dataset": 8,
+        "requests": 12,  # MATH-500 of all, AIME-25 of five
+        "traces": 14,  # a model's own thoughts, and those that are held out
+        "sources": 36,  # C4, prompts, thoughts and both held-out sources; off-policy
+        "hessians": 29,  # of all these but the held-out text
+        "compress": 108,
+        "generate": 150,
+        "score": 150,
+        "diagnostics": 108 + 7,
+        "runtime": 8,
+        "summary": 1,
+    }
+    settings = config.validate(
+        yaml.safe_load((repository / "config.yaml").read_text()) | {"run": "paper"}
+    )
+    cells = [(*row.values(),)[:3] + (row["eval"],) for row in matrix.summary_cells(settings)]
+    assert len(cells) == len(set(cells))
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_table_is_a_run_of_its_own(repository, run, tmp_path):
+    counts = planned(repository, run, tmp_path)
+    assert counts["summary"] == 1 and counts["compress"] > 0
