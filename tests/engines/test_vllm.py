@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import scipy.stats
 import torch
+from safetensors.torch import load_file, save_file
 
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
@@ -307,6 +308,17 @@ def test_what_does_not_fit_the_context_is_one_line(prompts):
 
 
 @marked
+def test_logits_that_are_not_numbers_are_one_line(prompts, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(WEIGHTS, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RacError, match="not numbers"):
+        sample("vllm", prompts, folder=folder)
+
+
+@marked
 def test_a_prefix_that_samples_share_is_computed_once(prompts, monkeypatch):
     from vllm import LLMEngine
 
@@ -320,7 +332,7 @@ def test_a_prefix_that_samples_share_is_computed_once(prompts, monkeypatch):
     monkeypatch.setattr(LLMEngine, "step", recorded)
     long = sum(prompts, [])[:300]
     sample("vllm", [long] * 3, new=4, batch=1)
-    assert cached == [0, 256, 256]  # whole pages
+    assert cached == [0, 0, 256, 256]  # whole pages; the first is the look at the logits
 
 
 DEFINITION = Source.model_validate(
@@ -357,7 +369,7 @@ def test_two_devices_that_share_the_layers_sample_as_one(tmp_path):
     }
     given = [str(part) for option in options.items() for part in option]
     done = subprocess.run(
-        [sys.executable, "-m", "rac", "traces", *given], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "rac", "traces", *given], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert read_jsonl(output) == alone
