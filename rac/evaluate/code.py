@@ -53,7 +53,7 @@ def grade_code(
             (`same_output`); or {"entry_point", "test_code"}: the name of a function (or of a method
             of `Solution`), and Python that asserts what it returns and sees it under its name and
             as `candidate`; a `check(candidate)` that it defines is called.
-        time_limit: seconds of processor time a test; by the clock, 2 · time_limit + 2 pass.
+        time_limit: seconds of processor time a test; by the clock, 2 · time_limit + 10 pass.
         memory_limit: bytes of address space of a process, and of memory of all of them.
         sandbox: "bubblewrap", or "rlimits" for programs that are trusted (rac.evaluate.sandbox).
 

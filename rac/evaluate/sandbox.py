@@ -27,27 +27,21 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from rac.errors import RacError
-from rac.evaluate import seccomp
+from rac.evaluate import bubblewrap
 
 LEVELS = ("bubblewrap", "rlimits")
-SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-NOBODY = 65534
-BOX, HOME = "/box", "/home/nobody"
 TICK = 0.05  # seconds between two looks at a program's memory and clock
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
-    "HOME": HOME,
+    "HOME": bubblewrap.HOME,
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",  # a verdict must not hang on the order of a set
     # The threads of numerical libraries would use up the limits on machines with many cores.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONPATH": sysconfig.get_path("platlib"),
+    "PYTHONPATH": ":".join({sysconfig.get_path(kind): "" for kind in ("purelib", "platlib")}),
 }
-INSTALL = (
-    "programs that models write run in bubblewrap, which is missing; install it with: "
-    "apt-get install bubblewrap"
-)
+TOOLS = ("choom", "prlimit", "setpriv")  # of util-linux
 
 
 class Limits(NamedTuple):
@@ -57,11 +51,7 @@ class Limits(NamedTuple):
     memory: int = 2 * 2**30  # bytes: address space of a process, memory of all together
     output: int = 16 * 2**20  # bytes, on each of standard output and error
     processes: int = 32  # and threads
-
-    @property
-    def wall(self) -> float:
-        """Seconds by the clock on the wall: generous, since other programs run beside this one."""
-        return 2 * self.seconds + 2
+    patience: float = 10.0  # seconds by the clock beyond 2 · seconds: a busy machine is no verdict
 
 
 class Ended(NamedTuple):
@@ -150,21 +140,19 @@ def _spawn(
     stdout: BinaryIO | int,
     err: BinaryIO,
 ) -> Running:
-    inside = box if level == "rlimits" else Path(BOX)
+    inside = box if level == "rlimits" else Path(bubblewrap.BOX)
     # Without site (-S), which reads all .pth files: most of the time that Python needs to start.
     python = [os.path.realpath(sys.executable), "-s", "-S", "-P", "-B", str(inside / main)]
     command = [*_limited(limits, level), *python]
     passed: list[int] = []
     report = None
+    if level == "bubblewrap":
+        report, told = os.pipe()
+        os.set_blocking(report, False)
+        filtered = bubblewrap.system_calls()
+        passed = [told] if filtered is None else [told, filtered]
+        command = [*bubblewrap.command(str(box), ENVIRONMENT, told, filtered), *command]
     try:
-        if level == "bubblewrap":
-            report, told = os.pipe()
-            os.set_blocking(report, False)
-            passed.append(told)
-            filtered = _filter()
-            if filtered is not None:
-                passed.append(filtered)
-            command = [*_bubblewrap(box, told, filtered), *command]
         process = subprocess.Popen(
             command,
             stdin=stdin,
@@ -180,7 +168,8 @@ def _spawn(
         for descriptor in passed:
             os.close(descriptor)
     pidfd = os.pidfd_open(process.pid)
-    return Running(process, pidfd, report, err, err, limits, time.monotonic() + limits.wall)
+    deadline = time.monotonic() + 2 * limits.seconds + limits.patience
+    return Running(process, pidfd, report, err, err, limits, deadline)
 
 
 def _limited(limits: Limits, level: str) -> list[str]:
@@ -200,80 +189,7 @@ def _limited(limits: Limits, level: str) -> list[str]:
     for name, (kind, value) in wanted.items():
         hard = resource.getrlimit(kind)[1]
         options.append(f"--{name}={value if hard == resource.RLIM_INFINITY else min(value, hard)}")
-    return ["/usr/bin/choom", "-n", "1000", "--", "/usr/bin/prlimit", *options]
-
-
-def _bubblewrap(box: Path, report: int, filtered: int | None) -> list[str]:
-    """The command in front of a program that makes its namespaces."""
-    bwrap = shutil.which("bwrap") or "bwrap"
-    command = [bwrap, "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)]
-    command += ["--die-with-parent", "--as-pid-1", "--new-session"]
-    command += ["--hostname", "sandbox", "--json-status-fd", str(report)]
-    if filtered is not None:
-        command += ["--seccomp", str(filtered)]
-    root = os.geteuid() == 0
-    command += _system(BOX if root else str(box))
-    command += ["--dev", "/dev", "--remount-ro", "/dev", "--proc", "/proc", "--remount-ro", "/"]
-    command += ["--chdir", HOME]
-    for name, value in ENVIRONMENT.items():
-        command += ["--setenv", name, value]
-    if not root:
-        return command
-    # The kernel does not count root's processes, whatever a user namespace calls root. So another
-    # user makes the sandbox, in a view of the system where it can reach a Python of root's.
-    view = [
-        bwrap,
-        "--die-with-parent",
-        *_system(str(box)),
-        "--bind",
-        "/proc",
-        "/proc",
-        "--dev-bind",
-        "/dev",
-        "/dev",
-    ]
-    drop = ["/usr/bin/setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    return [*view, *drop, "--inh-caps=-all", "--bounding-set=-all", *command]
-
-
-def _system(box: str) -> list[str]:
-    options = []
-    for folder in ("/tmp", HOME, *_parents((*SYSTEM, *_python()))):
-        options += ["--perms", "0755", "--dir", folder]
-    for path in (*SYSTEM, *_python(), os.path.dirname(shutil.which("bwrap") or "/usr/bin/bwrap")):
-        options += ["--ro-bind-try", path, path]
-    return [*options, "--ro-bind", box, BOX]
-
-
-@functools.cache
-def _python() -> tuple[str, ...]:
-    """The folders outside SYSTEM that this Python lies in, its virtual environment included."""
-    folders = {sys.prefix, sys.base_prefix}
-    executable = sys.executable
-    while os.path.islink(executable):
-        target = os.path.join(os.path.dirname(executable), os.readlink(executable))
-        executable = os.path.normpath(target)
-        folders.add(os.path.dirname(os.path.dirname(executable)))
-    folders |= {os.path.realpath(folder) for folder in folders}
-    outside = {f for f in folders if f != "/" and not (f + "/").startswith(("/usr/", "/bin/"))}
-    return tuple(
-        sorted(f for f in outside if not any(f.startswith(other + "/") for other in outside))
-    )
-
-
-def _parents(paths: tuple[str, ...]) -> list[str]:
-    return sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"})
-
-
-def _filter() -> int | None:
-    """A descriptor that bubblewrap reads the filter of system calls from."""
-    code = seccomp.program()
-    if code is None:
-        return None
-    descriptor = os.memfd_create("seccomp")
-    os.write(descriptor, code)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    return ["choom", "-n", "1000", "--", "prlimit", *options]
 
 
 def finish(programs: list[Running], first: Running) -> list[Ended]:
@@ -405,10 +321,18 @@ def check(level: str) -> None:
         raise RacError(f"sandbox: '{level}' is none of {', '.join(LEVELS)}")
     if sys.platform != "linux":
         raise RacError("programs that models write are run on Linux only")
+    if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
+        raise RacError(
+            f"programs that models write are limited by {missing[0]}, which is missing; install it "
+            "with: apt-get install util-linux"
+        )
     if level == "rlimits":
         return
     if shutil.which("bwrap") is None:
-        raise RacError(INSTALL)
+        raise RacError(
+            "programs that models write run in bubblewrap, which is missing; install it with: "
+            "apt-get install bubblewrap"
+        )
     try:
         ended = run({"probe.py": "print('ready')"}, "probe.py", b"", Limits(), level)
         cause = "" if ended.stdout == b"ready\n" else f"{ended.how}, {_last_line(ended.stderr)}"

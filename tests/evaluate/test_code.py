@@ -301,6 +301,12 @@ def test_a_method_of_solution_as_leetcode_calls_it():
 
 
 @sandboxed
+def test_a_function_that_is_called_check_is_not_taken_for_the_tests_own():
+    test = {"entry_point": "check", "test_code": "assert candidate(3) == 9"}
+    assert grade_code("def check(x): return int(x) ** 2", [test]).passed
+
+
+@sandboxed
 def test_a_test_that_fails_by_itself_is_no_pass():
     good = "def square(x): return x * x"
     for code in (

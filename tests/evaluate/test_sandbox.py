@@ -53,11 +53,6 @@ LIMITED = {
         "time limit",
         "",
     ),
-    "fork bomb of shells": (
-        "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'f() { f | f & }; f; sleep 9'])",
-        "time limit",
-        "Cannot fork",
-    ),
     "thread bomb": (
         "import threading, time\nwhile True:\n"
         "    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
@@ -97,11 +92,15 @@ LIMITED = {
 }
 
 
+WAITING = ("patient fork bomb", "sleeper")  # the clock alone ends these
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIMITED)
 def test_a_limit_ends_it(name):
     program, how, stderr = LIMITED[name]
-    ended = execute(program)
+    patience = 2 if name in WAITING else 10
+    ended = execute(program, LIMITS._replace(patience=patience))
     assert ended.how == how
     assert stderr in ended.stderr.decode()
     assert how != "exited" or ended.status != 0
@@ -122,7 +121,6 @@ DENIED = {
     "writing to shared memory": ("open('/dev/shm/x', 'w')", "Read-only"),
     "writing to its own program": ("open(__file__, 'w')", "Error"),
     "writing to the standard library": ("import os\nopen(os.__file__, 'w')", "Error"),
-    "writing through its input": ("open('/proc/self/fd/0', 'w')", "Error"),
     "making /box its own": ("import os\nos.rename('/box', '/tmp/box')", "Error"),
     "a file in memory": ("import os\nos.memfd_create('x')", "PermissionError"),
     "a shared segment": (
@@ -287,6 +285,10 @@ def test_what_is_missing_is_said_in_one_line(monkeypatch, tmp_path):
     with pytest.raises(RacError, match="sandbox: 'docker' is none of bubblewrap, rlimits"):
         check("docker")
     monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RacError, match="by choom, which is missing; .* apt-get install util-linux"):
+        check("rlimits")
+    for tool in sandbox.TOOLS:
+        (tmp_path / tool).symlink_to("/bin/true")
     with pytest.raises(RacError, match="apt-get install bubblewrap"):
         check("bubblewrap")
     check("rlimits")
