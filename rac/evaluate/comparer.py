@@ -157,18 +157,15 @@ def serve() -> None:
         for units in (False, True)
     }
 
+    @functools.lru_cache(maxsize=1024)  # golds come again and again, and parsing costs the most
+    def read(text: str) -> list:
+        units = r"\text" in text or r"\mbox" in text
+        # It sees LaTeX only between dollars.
+        return parse(f"${text}$", config[units], parsing_timeout=None)
+
     def ask(gold: str, answer: str) -> bool:
-        # It sees LaTeX only between dollars, and the order of its arguments matters.
-        left, right = (
-            parse(
-                f"${side}$",
-                config[r"\text" in side or r"\mbox" in side],
-                parsing_timeout=None,
-            )
-            for side in (gold, answer)
-        )
-        # All decimals are fractions by now: what differs in the 50th digit differs.
-        return verify(left, right, numeric_precision=50, timeout_seconds=None)
+        # The order matters. All decimals are fractions by now: what differs in the 50th digit differs.
+        return verify(read(gold), read(answer), numeric_precision=50, timeout_seconds=None)
 
     logging.disable()  # a warning that the limits below are ours, and one for each failed parse
     ask(r"\frac{1}{2}", r"\frac{2}{4}")  # builds the parser's tables

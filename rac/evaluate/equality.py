@@ -17,6 +17,9 @@ LONG = 400  # characters: beyond it an answer is no number, list or chain that r
 MANY = 8  # elements of an unordered list that are matched one by one
 
 
+_SIDE_BY_SIDE = re.compile(r"(?<![\w.^{}\\])\d+(?:\.\d+)? \d|\\[lc]?dots(?![A-Za-z])")
+
+
 class Undecided(Exception):
     """Text alone does not decide."""
 
@@ -51,6 +54,8 @@ def equal(gold: str, answer: str, ask: Ask) -> bool:
             verdict = rule(gold, answer, ask)
             if verdict is not None:
                 return verdict
+    if _SIDE_BY_SIDE.search(answer) and not _SIDE_BY_SIDE.search(gold):
+        return False  # Math-Verify adds them
     return ask(*for_algebra(gold, answer))
 
 
@@ -128,7 +133,7 @@ _EQUALS = re.compile(r"(?<![<>!:\\])=")
 
 
 def _chains(gold: str, answer: str, ask: Ask) -> bool | None:
-    """x = 2+3 = 5 is 5, and 3 = 5 is nothing."""
+    r"""x = 2+3 = 5 is 5, 1/3 = 0.333\ldots is 1/3, and 3 = 5 is nothing."""
     if r"\approx" in answer and r"\approx" not in gold:
         exact, _, rounded = answer.partition(r"\approx")
         return equal(gold, (rounded if _NAME.fullmatch(exact.strip()) else exact).strip(), ask)
@@ -136,6 +141,8 @@ def _chains(gold: str, answer: str, ask: Ask) -> bool | None:
     if len(golds) == len(answers) == 1 or len(_parts(answer, _COMMA)) > 1:
         return None
     if len(answers) > 1:
+        if answers[-1].endswith("dots") and not _NAME.fullmatch(answers[-2]):
+            answers.pop()
         if _NAME.fullmatch(answers[-1]) and not _NAME.fullmatch(answers[0]):
             answers.reverse()
         for one, other in zip(answers, answers[1:], strict=False):

@@ -13,9 +13,9 @@ _SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # separators that can be of thousands only, anywhere: 10{,}080, 10,\!080, 10\,080
-        (r"(?<=\d)(?:\{,\}|,\\!\s*|\\[,:; ]\s*)(?=\d{3}(?!\d))", ""),
-        (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])|\\!", ""),
-        (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
+        (r"(?<=\d)(?:\{,\}|,\\!|\\[,:; ])\s*(?=\d{3}(?!\d))", ""),
+        (r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])|(?<!\\)\\!", ""),
+        (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\frac\s*(\w)\s*(?=[\w{])", r"\\frac{\1}"),
         (r"(\\frac\{[^{}]*\})\s*(\w)", r"\1{\2}"),
@@ -26,6 +26,7 @@ _SPELLINGS = [
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\varnothing(?![A-Za-z])|^\\\{\s*\\\}$", r"\\emptyset"),
         (r"\\(?:mathrm|text)\{([ie])\}", r"\1"),
+        (r"^\\(?:text(?:bf|rm|it)?|mbox|math(?:rm|bf)) ?\{ ?([-+\d.][^{}]*)\}$", r"\1"),
         (r"\s+", " "),
     )
 ]
@@ -58,6 +59,7 @@ def is_integer(answer: str) -> bool:
 _DECIMAL = re.compile(r"(?<![\d._])(?<!_\{)(\d*)\.(\d+)(?![\d.])")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?\^\\circ")
+_TIMES = re.compile(r"(?<![A-Za-z_^\d])(\d+) ?(?=\()|\) ?(?=\()")
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 
 
@@ -65,9 +67,11 @@ def for_algebra(gold: str, answer: str) -> tuple[str, str]:
     """Two normalised answers as Math-Verify reads them rightly.
 
     Decimals become fractions (it rounds them to six places), degrees within trigonometry radians
-    (it ignores the sign), and where R and r are two variables R gets another name (it has one).
+    (it ignores the sign), 2(3) a product (it adds, as in a mixed number), and where R and r are two
+    variables R gets another name (it has one).
     """
     sides = [_DECIMAL.sub(_fraction, side) for side in (_radians(gold), _radians(answer))]
+    sides = [_TIMES.sub(r"\g<0>\\cdot ", side) for side in sides]
     letters = [set(_LETTER.findall(side)) for side in sides]
     used = set.union(*letters)
     both = sorted({a for own in letters for a in own if a.isupper() and a.lower() in own})

@@ -95,6 +95,8 @@ def near_misses(gold: str) -> set[str]:
     if text := re.fullmatch(r"\\text\{\(?(\w+)\)?\}", gold):
         found |= {rf"\text{{not {text[1]}}}", rf"\text{{{text[1][:-1]}z}}", text[1][::-1] + "q"}
     for letter in set(re.findall(r"(?<![\\A-Za-z])[a-zA-Z](?![A-Za-z{])", gold)) - {"i"}:
+        if r"\in" in gold:
+            continue  # the letter of a set is bound
         found.add(re.sub(rf"(?<![\\A-Za-z]){letter}(?![A-Za-z])", "w", gold))
     return found - {gold}
 
