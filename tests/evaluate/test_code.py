@@ -490,7 +490,7 @@ def test_every_reference_of_humaneval_passes_and_no_stub_does():
         assert [
             row["task_id"] for (_, row), g in zip(rows, grades, strict=True) if not g.passed
         ] == []
-    stubs = grade_many((row["prompt"], code_utils.humaneval_tests(row)) for _, row in rows)
+    stubs = grade_many((row["prompt"], code_utils.humaneval_tests(row)) for _, row in rows[::4])
     assert not any(grade.passed for grade in stubs)
 
 

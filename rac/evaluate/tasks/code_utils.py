@@ -122,7 +122,7 @@ def stdin_tests(doc: dict) -> list[dict]:
 def humaneval_tests(doc: dict) -> list[dict]:
     """`test`, which defines check(candidate), below what its `prompt` defines beside the function.
 
-    Two of its tests call such helpers; those of the program could be made to agree with it.
+    Three of its tests call such helpers; the program could make its own agree with it.
     """
     tree = ast.parse(doc["prompt"])
     tree.body = [node for node in tree.body if getattr(node, "name", "") != doc["entry_point"]]
