@@ -77,24 +77,24 @@ def _numerals(gold: str, answer: str, ask: Ask) -> bool | None:
     return values[0] == values[1]
 
 
-_STYLED = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|mbox|mathrm|mathbf) ?\{([^{}]*)\}")
-_WORD = re.compile(r"\(?([A-Za-z][A-Za-z' -]*)\)?")
+_STYLED = r"\\(?:text(?:bf|it|rm|sf)?|mbox|mathrm|mathbf) ?\{([^{}]*)\}"
+_WORD = re.compile(r"\(? ?([A-Za-z]+(?:[' -]+[A-Za-z]+)*)[ .]*\)?[ .]*")
 _CHOICE = re.compile(r"\(([A-Z])\)[ :.]*\S.*")
 
 
 def _texts(gold: str, answer: str, ask: Ask) -> bool | None:
     r"""\text{Evelyn}, \text{(C)}: letter by letter, where Math-Verify multiplies the letters."""
-    plain = [" ".join(_STYLED.sub(r" \1 ", side).split()) for side in (gold, answer)]
-    words = [_WORD.fullmatch(side.rstrip(".")) for side in plain]
-    styled = [plain[0] != gold, plain[1] != answer]
-    if words[0] and words[1] and (any(styled) or "(" in gold + answer):
-        return words[0][1].strip().casefold() == words[1][1].strip().casefold()
-    if (
-        words[0]
-        and re.fullmatch(r"\(?[A-Z]\)?", plain[0])
-        and (choice := _CHOICE.fullmatch(plain[1]))
-    ):
-        return choice[1] == plain[0].strip("()")
+    styled = [re.fullmatch(_STYLED, side) for side in (gold, answer)]
+    texts = [
+        match[1].strip() if match else side
+        for match, side in zip(styled, (gold, answer), strict=True)
+    ]
+    words = [_WORD.fullmatch(text) for text in texts]
+    if words[0] and words[1] and any(styled):
+        return words[0][1].casefold() == words[1][1].casefold()
+    if re.fullmatch(r"\(?[A-Z]\)?", texts[0]):
+        choice = _CHOICE.fullmatch(re.sub(_STYLED, r"\1", answer))
+        return choice[1] == texts[0].strip("()") if choice else None
     return None
 
 
@@ -135,8 +135,8 @@ _EQUALS = re.compile(r"(?<![<>!:\\])=")
 def _chains(gold: str, answer: str, ask: Ask) -> bool | None:
     r"""x = 2+3 = 5 is 5, 1/3 = 0.333\ldots is 1/3, and 3 = 5 is nothing."""
     if r"\approx" in answer and r"\approx" not in gold:
-        exact, _, rounded = answer.partition(r"\approx")
-        return equal(gold, (rounded if _NAME.fullmatch(exact.strip()) else exact).strip(), ask)
+        exact, rounded = (side.strip() for side in answer.split(r"\approx", 1))
+        return equal(gold, exact if exact and not _NAME.fullmatch(exact) else rounded, ask)
     golds, answers = _parts(gold, _EQUALS), _parts(answer, _EQUALS)
     if len(golds) == len(answers) == 1 or len(_parts(answer, _COMMA)) > 1:
         return None

@@ -36,18 +36,9 @@ def test_a_pair_that_kills_a_new_process_too_has_crashed(comparer, monkeypatch):
     original = Comparer._start
     monkeypatch.setattr(Comparer, "_start", start)
     assert comparer.compare(*EQUAL) == "crashed"
-    assert len(started) == 1
+    assert len(started) == 1  # no third try
     monkeypatch.undo()
     assert comparer.compare(*DIFFERENT) == "different"
-
-
-def test_memory_that_runs_out_ends_the_process_only(comparer):
-    assert comparer.compare(*EQUAL) == "equal"
-    assert comparer.compare("x", "1" + "+1" * 200 + "^{" + "9" * 300 + "}") in (
-        "different",
-        "crashed",
-    )
-    assert comparer.compare(*EQUAL) == "equal"
 
 
 def test_words_come_in_the_order_of_the_pairs_whatever_the_workers():
