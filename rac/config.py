@@ -7,6 +7,7 @@ for reaches the rules as `params`, so an edited definition recomputes what hangs
 import json
 import re
 from collections.abc import Collection
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -75,8 +76,16 @@ class Columns(Strict):
     text: str = "text"
 
 
+class LiveCodeBench(Strict):
+    """Which of LiveCodeBench's problems: a number means nothing without both."""
+
+    release: str = Field(description="release_v1 to release_v6: the files that it is made of")
+    start: date = Field(description="the first contest date")
+    end: date = Field(description="the first contest date that is too late")
+
+
 class Dataset(Strict):
-    """Rows of problems (problem, answer) or of documents (text)."""
+    """Rows of problems (problem, answer), of programs to write (problem) or of documents (text)."""
 
     embedded: Literal["word-problems", "c4"] | None = None
     path: Path | None = Field(None, description="a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file")
@@ -85,8 +94,11 @@ class Dataset(Strict):
     files: list[str] | None = Field(
         None, description="files of `hub`, or patterns such as data/train-*.parquet"
     )
+    livecodebench: LiveCodeBench | None = Field(
+        None, description="of hub livecodebench/code_generation_lite, in place of `files`"
+    )
     split: str | None = Field(None, description="of `embedded`")
-    kind: Literal["problems", "documents"] = "problems"
+    kind: Literal["problems", "programs", "documents"] = "problems"
     columns: Columns = Columns()
     without: list[Name] = Field(
         [], description="datasets whose problems are dropped from this one, and counted"
@@ -100,10 +112,15 @@ class Dataset(Strict):
     def _check(self) -> Self:
         exactly_one(self, "embedded", "path", "hub")
         _check_revision(self.hub, self.revision)
-        for key, goes_with in (("files", "hub"), ("split", "embedded")):
-            if (getattr(self, key) is None) != (getattr(self, goes_with) is None):
-                raise ValueError(f"'{key}' goes with '{goes_with}'")
-        if self.without and self.kind != "problems":
+        if (self.files or self.livecodebench) is None and self.hub:
+            raise ValueError("'files' goes with 'hub'")
+        if self.files and self.livecodebench:
+            raise ValueError("'livecodebench' names the files itself: leave 'files' out")
+        if (self.files or self.livecodebench) and not self.hub:
+            raise ValueError("'files' goes with 'hub'")
+        if (self.split is None) != (self.embedded is None):
+            raise ValueError("'split' goes with 'embedded'")
+        if self.without and self.kind == "documents":
             raise ValueError("'without' is for datasets of problems")
         return self
 
@@ -190,6 +207,9 @@ class Eval(Strict):
     samples: PositiveInt = 1
     max_new_tokens: PositiveInt = 32768
     batch: PositiveInt = Field(64, description="samples generated together, the unit of resume")
+    sandbox: Literal["bubblewrap", "rlimits"] = Field(
+        "bubblewrap", description="what holds the programs that a model writes; rlimits is weaker"
+    )
     seed: int = 0
 
 
@@ -314,7 +334,8 @@ class Config(Strict):
         for name, source in self.sources.items():
             known(f"sources.{name}.dataset", source.dataset, self.datasets)
             wanted = "documents" if source.kind == "text" else "problems"
-            if self.datasets[source.dataset].kind != wanted:
+            given = self.datasets[source.dataset].kind
+            if (given == "documents") != (wanted == "documents"):
                 raise ValueError(
                     f"sources.{name}: kind '{source.kind}' needs a dataset of kind '{wanted}', "
                     f"and '{source.dataset}' holds {self.datasets[source.dataset].kind}"
@@ -335,14 +356,15 @@ class Config(Strict):
         for name, dataset in self.datasets.items():
             for apart in dataset.without:
                 known(f"datasets.{name}.without", apart, self.datasets)
-                if self.datasets[apart].kind != "problems" or self.datasets[apart].without:
+                if self.datasets[apart].kind == "documents" or self.datasets[apart].without:
                     raise ValueError(
                         f"datasets.{name}.without: '{apart}' must hold problems, and have no "
                         "'without' of its own"
                     )
         for name, evaluation in self.evals.items():
             known(f"evals.{name}.dataset", evaluation.dataset, self.datasets)
-            if self.datasets[evaluation.dataset].columns.answer is None:
+            asked = self.datasets[evaluation.dataset]
+            if asked.columns.answer is None and asked.kind != "programs":
                 raise ValueError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
         for name, calibration in self.calibrations.items():
             for key in calibration.sum or calibration.share or {}:

@@ -26,6 +26,7 @@ CHOSEN = {
 }
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))
+TASK_CODE = ["rac.evaluate.tasks.utils", "rac.evaluate.tasks.code_utils"]
 
 STAGES = {
     "dataset": ["rac.datasets.prepare"],
@@ -36,7 +37,7 @@ STAGES = {
     "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
     "generate": ["rac.generate"],  # and the model's engine
-    "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],
+    "score": ["rac.evaluate.score", *TASK_CODE, *TASKS],
     "diagnostics": ["rac.diagnostics"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],

@@ -13,7 +13,8 @@ from typing import Any
 from rac.config import Config
 from rac.datasets import embedded, files
 from rac.engines import choose
-from rac.evaluate.harness import task_file
+from rac.evaluate import sandbox
+from rac.evaluate.harness import runs_programs
 from rac.fingerprint import stage
 from rac.matrix import Cell, restrict
 from rac.models.checkpoint import check_folder
@@ -24,7 +25,7 @@ def check(config: Config) -> None:
     """Refuse, before any job starts, what the active run cannot be made from.
 
     Raises:
-        RacError: a file, folder, embedded split or lm-eval task is not there.
+        RacError: a file, folder, embedded split, lm-eval task or sandbox is not there.
     """
     used = restrict(config)
     for name, model in used.models.items():
@@ -35,7 +36,8 @@ def check(config: Config) -> None:
             embedded.check(dataset, name)
         files.check(dataset, name)
     for evaluation in used.evals.values():
-        task_file(evaluation.task)
+        if runs_programs(evaluation.task):
+            sandbox.check(evaluation.sandbox)
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -49,6 +49,8 @@ def fetch(server, tmp_path):
             "HF_HOME": str(tmp_path / "home"),
             "HF_ENDPOINT": server.url,
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_ETAG_TIMEOUT": "120",  # patience on a busy machine
+            "HF_HUB_DOWNLOAD_TIMEOUT": "120",
         }
         command = [sys.executable, "-c", FETCH, commit, json.dumps(patterns)]
         done = subprocess.run(command, env=environment | more, capture_output=True, text=True)

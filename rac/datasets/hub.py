@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rac import hub
 from rac.config import Dataset
-from rac.datasets import files
+from rac.datasets import files as tables
+from rac.datasets import livecodebench
 from rac.errors import RacError
 
 
@@ -14,16 +15,20 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     Raises:
         RacError: they cannot be had, or are of another kind.
     """
-    assert dataset.hub and dataset.revision and dataset.files
-    key = f"datasets.{name}"
+    assert dataset.hub and dataset.revision
+    key, window = f"datasets.{name}", dataset.livecodebench
+    files = list(livecodebench.files(window.release, name)) if window else dataset.files or []
     instead = f"without a network, give the rows as a file: {key}.path"
-    wanted = [*dataset.files, "README.md"]
+    wanted = [*files, "README.md"]
     folder = hub.fetch(dataset.hub, dataset.revision, wanted, "dataset", key, instead)
-    found = sorted(file for pattern in dataset.files for file in folder.glob(pattern))
+    found = sorted(file for pattern in files for file in folder.glob(pattern))
     if not found:
-        raise RacError(f"{key}: {dataset.hub} holds no file {', '.join(dataset.files)}")
-    rows = [row for file in dict.fromkeys(found) for row in files.rows(file, key)]
-    origin = f"{dataset.hub}@{dataset.revision} {' '.join(dataset.files)}"
+        raise RacError(f"{key}: {dataset.hub} holds no file {', '.join(files)}")
+    rows = [row for file in dict.fromkeys(found) for row in tables.rows(file, key)]
+    origin = f"{dataset.hub}@{dataset.revision} {' '.join(files)}"
+    if window:
+        rows = livecodebench.select(rows, window.release, window.start, window.end, name)
+        origin += f" {window.release} {window.start} to {window.end}"
     return rows, {"origin": origin, "licence": _licence(folder)}
 
 

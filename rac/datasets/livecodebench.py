@@ -5,50 +5,16 @@ A number on LiveCodeBench means nothing without both, so every row carries `rele
 
 from datetime import date
 
-from rac.artifacts import parse_jsonl
 from rac.errors import RacError
 
-HUB = "livecodebench/code_generation_lite"
 # Each release adds a file to those before it. The hub's own loader is a script, which no current
 # version of `datasets` runs.
 FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
 RELEASES = {f"release_v{n}": FILES[:n] for n in range(1, len(FILES) + 1)}
 
 
-def read(
-    revision: str, release: str, start: date, end: date, name: str
-) -> tuple[list[dict], dict[str, str]]:
-    """The problems of a release within a window, and their origin and licence.
-
-    Args:
-        revision: the commit of HUB.
-        release: one of RELEASES.
-        start: the first contest date.
-        end: the first contest date that is too late.
-        name: of the dataset in the configuration, for messages.
-
-    Raises:
-        RacError: the release is unknown, cannot be reached or has no problem in the window.
-    """
-    from huggingface_hub import hf_hub_download
-
-    rows: list[dict] = []
-    for file in files(release, name):
-        try:
-            path = hf_hub_download(HUB, file, repo_type="dataset", revision=revision)
-        except (OSError, ValueError) as error:
-            raise RacError(
-                f"datasets.{name}: cannot read {file} of {HUB}@{revision} "
-                f"({' '.join(str(error).split())})"
-            ) from None
-        with open(path, "rb") as stream:
-            rows += parse_jsonl(stream.read(), None)
-    origin = f"{HUB}@{revision} {release} {start} to {end}"
-    return select(rows, release, start, end, name), {"origin": origin, "licence": "CC"}
-
-
 def files(release: str, name: str) -> tuple[str, ...]:
-    """The files of HUB that make up a release.
+    """The files of livecodebench/code_generation_lite that make up a release.
 
     Raises:
         RacError: there is no such release.

@@ -16,9 +16,9 @@ def prepare_dataset(
 ) -> None:
     """Write resources/datasets/{name}: data.jsonl and meta.json.
 
-    Rows have id, problem and answer, or id and text, and keep the columns that they came with, which
-    lm-eval tasks may ask for. Problems of the datasets `without` are dropped and counted. `rows` of those
-    that are left are taken in an order that hangs on `seed` only.
+    Rows have id, problem and answer (programs have none), or id and text, and keep the columns that they
+    came with, which lm-eval tasks may ask for. Problems of the datasets `without` are dropped and counted.
+    `rows` of those that are left are taken in an order that hangs on `seed` only.
 
     Raises:
         RacError: a file, column or split is missing, or there are too few rows; names what is there.
@@ -58,7 +58,8 @@ def prepare_dataset(
 
 
 def _rename(raw: list[dict], dataset: Dataset, name: str) -> list[dict]:
-    wanted = ["text"] if dataset.kind == "documents" else ["problem", "answer"]
+    columns_of = {"documents": ["text"], "problems": ["problem", "answer"], "programs": ["problem"]}
+    wanted = columns_of[dataset.kind]
     asked = {column: getattr(dataset.columns, column) for column in wanted}
     columns = {column: given for column, given in asked.items() if given is not None}
     rows = []

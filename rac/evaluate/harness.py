@@ -24,7 +24,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1
 OVERRIDE = """\
 include: {task}
 custom_dataset: !function rac.evaluate.harness.load_rows
-dataset_kwargs: {{file: {data}}}
+dataset_kwargs: {{file: {data}, sandbox: {sandbox}}}
 training_split: null
 validation_split: null
 fewshot_split: test
@@ -33,8 +33,13 @@ repeats: 1
 """
 
 
-def load_task(name: str, data: Path) -> Any:
+def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
     """The lm-eval task `name` (registered, or the path of a task file) on the rows of `data`.
+
+    Args:
+        name: the task.
+        data: a data.jsonl.
+        sandbox: the level that a task of ours runs programs in.
 
     Raises:
         RacError: there is no such task, its prompts need columns that `data` lacks, or it is of
@@ -47,7 +52,9 @@ def load_task(name: str, data: Path) -> Any:
     file = task_file(name).resolve()
     with tempfile.TemporaryDirectory() as folder:
         override = Path(folder) / "task.yaml"
-        override.write_text(OVERRIDE.format(task=_quoted(file), data=_quoted(data.resolve())))
+        override.write_text(
+            OVERRIDE.format(task=_quoted(file), data=_quoted(data.resolve()), sandbox=sandbox)
+        )
         manager = TaskManager(include_path=folder, include_defaults=False)
         entry = next((e for e in manager.task_index.values() if e.yaml_path), None)
         settings = (entry.cfg if entry else None) or {}
@@ -78,11 +85,21 @@ def _generates(name: str, output_type: str | None) -> None:
         )
 
 
-def load_rows(file: str, **_: Any) -> dict:
-    """The rows of a data.jsonl as split "test", in memory: no hub, no cache on the disk."""
+def load_rows(file: str, sandbox: str = "bubblewrap", **_: Any) -> dict:
+    """The rows of a data.jsonl as split "test", in memory: no hub, no cache on the disk.
+
+    A column `sandbox` says in which one a program that answers the row is run.
+    """
     import datasets
 
-    return {"test": datasets.Dataset.from_list(read_jsonl(Path(file)))}
+    rows = [row | {"sandbox": sandbox} for row in read_jsonl(Path(file))]
+    return {"test": datasets.Dataset.from_list(rows)}
+
+
+def runs_programs(name: str) -> bool:
+    """Whether a task of ours runs what the model writes."""
+    file = task_file(name)
+    return file.parent == TASKS and "code_utils" in file.read_text(encoding="utf-8")
 
 
 def as_messages(chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

@@ -38,14 +38,14 @@ def score(
         RacError: the requests are not those that the task now builds, the generations are not
             `evaluation.samples` of each request, or the task does not say right or wrong.
     """
-    task = load_task(evaluation.task, data)
+    task = load_task(evaluation.task, data, evaluation.sandbox)
     asked = {row["doc_id"]: row for row in read_jsonl(requests)}
     passes = _by_sample(read_jsonl(generations), asked, evaluation.samples, generations)
     rows, aggregates = [], []
     for sample, answers in enumerate(passes):
         verdicts, aggregate = _replay(task, asked, answers)
         aggregates.append(aggregate)
-        for doc_id, (correct, reason) in verdicts.items():
+        for doc_id, (correct, reason, more) in verdicts.items():
             answer = answers[doc_id]
             stopped = answer["finish_reason"] == "stop"
             thought = answer_part(asked[doc_id]["opening"] + answer["text"], stopped)[1]
@@ -60,6 +60,7 @@ def score(
                     "tokens": answer["tokens"],
                     "looping": is_looping(answer["token_ids"]),
                     "answer": _answer(asked[doc_id]["opening"] + answer["text"], stopped),
+                    **more,
                 }
             )
     rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
@@ -106,8 +107,8 @@ def _by_sample(
 
 def _replay(
     task: Any, asked: dict[int, dict], answers: dict[int, dict]
-) -> tuple[dict[int, tuple[bool, str]], dict]:
-    """One sample of each problem through lm-eval: (correct, reason) by doc_id; its aggregates."""
+) -> tuple[dict[int, tuple[bool, str, dict]], dict]:
+    """One sample of each problem through lm-eval: (correct, reason, more) by doc_id; its aggregates."""
     from lm_eval.evaluator import evaluate
 
     from rac.evaluate.replay import Replay
@@ -132,15 +133,23 @@ def _replay(
     return verdicts, results["results"][name]
 
 
-def _verdict(entry: dict, task: str, metric: str) -> tuple[bool, str]:
-    """The task's first metric under its first filter decides; our own tasks give a reason too."""
+def _verdict(entry: dict, task: str, metric: str) -> tuple[bool, str, dict]:
+    """The task's first metric under its first filter decides; our own tasks give a reason too.
+
+    What a score means nothing without goes with it: the sandbox of a program, LiveCodeBench's release
+    and the date of the problem.
+    """
     value = entry.get(metric)
     if value not in (0, 1):
         raise RacError(
             f"the task '{task}' is decided by its first metric, '{metric}', which gave {value!r} "
             "where 0 or 1 was expected"
         )
-    return bool(value), entry["reason"][0] if "reason" in entry["metrics"] else metric
+    reason = entry["reason"][0] if "reason" in entry["metrics"] else metric
+    more = {key: entry["doc"][key] for key in ("release", "date") if key in entry["doc"]}
+    if "sandbox" in entry["metrics"]:
+        more["sandbox"] = entry["sandbox"][0]
+    return bool(value), reason, more
 
 
 def _averages(aggregates: list[dict]) -> dict[str, float]:

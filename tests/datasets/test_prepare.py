@@ -169,6 +169,8 @@ def hub(tmp_path, monkeypatch):
         hub.repositories["datasets/o/n"] = folder
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+        for name in ("ETAG", "DOWNLOAD"):  # patience on a busy machine
+            monkeypatch.setenv(f"HF_HUB_{name}_TIMEOUT", "120")
         yield hub
 
 
@@ -223,3 +225,21 @@ def test_a_dataset_may_have_no_answers(tmp_path):
     columns = {"problem": "prompt", "answer": None}
     (row,) = prepare(tmp_path / "out", path=tmp_path / "d.jsonl", columns=columns)
     assert row == {"id": "a", "prompt": "Write a program.", "problem": "Write a program."}
+
+
+def test_livecodebench_is_a_release_and_a_window(hub, tmp_path):
+    folder = tmp_path / "lcb"
+    folder.mkdir()
+    for name, day in (("test.jsonl", "2023-05-07"), ("test2.jsonl", "2024-02-03")):
+        row = {"question_id": name, "question_content": "Add.", "contest_date": f"{day}T00:00:00"}
+        write_jsonl(folder / name, [row])
+    hub.repositories["datasets/o/lcb"] = folder
+    window = {"release": "release_v2", "start": "2024-01-01", "end": "2024-03-01"}
+    asked = {"hub": "o/lcb", "revision": hub.commit, "livecodebench": window, "kind": "programs"}
+    columns = {"problem": "question_content"}
+    done = by_command(tmp_path / "out", **asked, columns=columns)
+    assert done.returncode == 0, done.stderr
+    (row,) = read_jsonl(tmp_path / "out/data.jsonl")
+    assert (row["id"], row["problem"]) == ("test2.jsonl", "Add.")
+    assert (row["release"], row["date"]) == ("release_v2", "2024-02-03")
+    assert "release_v2 2024-01-01 to 2024-03-01" in read_json(tmp_path / "out/meta.json")["origin"]

@@ -42,15 +42,15 @@ def test_the_whole_matrix_is_planned_in_seconds(repository, tmp_path):
     assert time.monotonic() - start < 30
     assert counts == {
         "model": 7,
-        "dataset": 8,
-        "requests": 12,  # MATH-500 of all, AIME-25 of five
-        "traces": 14,  # a model's own thoughts, and those that are held out
-        "sources": 36,  # C4, prompts, thoughts and both held-out sources; off-policy
-        "hessians": 29,  # of all these but the held-out text
-        "compress": 108,
-        "generate": 150,
-        "score": 150,
-        "diagnostics": 108 + 7,
+        "dataset": 10,
+        "requests": 15,  # MATH-500 of all, AIME-25 of five, LiveCodeBench of three
+        "traces": 17,  # a model's own thoughts on math and on code, and those that are held out
+        "sources": 42,  # C4, prompts, thoughts and both held-out sources; off-policy
+        "hessians": 35,  # of all these but the held-out text
+        "compress": 120,
+        "generate": 171,
+        "score": 171,
+        "diagnostics": 120 + 7,
         "runtime": 8,
         "summary": 1,
     }
