@@ -3,7 +3,8 @@
     python benchmarks/engines.py [--model FOLDER] [--dtype float32] [--problems 200] [--repeats 5]
 
 Bare and ours use one loaded vLLM, in turn, with the same sampling parameters and seeds; ours also stores
-its samples in part files. The prompts are word problems through the model's chat template.
+its samples in part files. Transformers loads the model anew in each round. The prompts are word problems
+through the model's chat template.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from rac.config import Sampling
 from rac.engines import Task, sample_seed, version
@@ -31,15 +34,24 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw(name: str, prompts: list[Prompt], task: Task) -> tuple[float, float, int]:
-    """Seconds in all, seconds of sampling alone, and sampled tokens."""
-    start = time.perf_counter()
+class Took(NamedTuple):
+    """A run: seconds by the clock, seconds of the processor (all threads), sampled tokens."""
+
+    wall: float
+    cpu: float
+    tokens: int
+
+
+def timed(run: Callable[[], int]) -> Took:
+    wall, cpu = time.perf_counter(), time.process_time()
+    tokens = run()
+    return Took(time.perf_counter() - wall, time.process_time() - cpu, tokens)
+
+
+def draw(name: str, prompts: list[Prompt], task: Task) -> int:
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw_samples(prompts, 0, name, task, Path(folder) / "work", {}, lambda tokens: None)
-        rows = list(drawn)
-    took = time.perf_counter() - start
-    tokens = sum(len(row["token_ids"]) for row in rows)
-    return took, sum(row["seconds"] for row in rows), tokens
+        return sum(len(row["token_ids"]) for row in drawn)
 
 
 def mean(values: list[float], digits: int) -> str:
@@ -66,36 +78,34 @@ def main() -> None:
     engine._load = lambda task, halved: llm.llm_engine
     request = engine.requests(task)
 
-    def bare() -> tuple[float, int]:
-        start = time.perf_counter()
+    def bare() -> int:
         given = [request(p.token_ids, sample_seed(p.id, p.sample, 0))[1] for p in prompts]
         texts = [{"prompt_token_ids": prompt.token_ids} for prompt in prompts]
         outputs = llm.generate(texts, given, use_tqdm=False)
-        tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
-        return time.perf_counter() - start, tokens
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
 
-    ratios: list[float] = []
-    rates: dict[str, list[float]] = {"LLM.generate": [], "ours": [], "transformers": []}
-    for repeat in range(asked.repeats + 1):
-        alone, tokens = bare()
-        ours, _, same = draw("vllm", prompts, task)
-        assert same == tokens
-        _, other, others = draw("transformers", prompts, task)
-        if repeat:  # the first round warms up
-            ratios.append(ours / alone)
-            rates["LLM.generate"].append(tokens / alone)
-            rates["ours"].append(tokens / ours)
-            rates["transformers"].append(others / other)
+    ways: dict[str, Callable[[], int]] = {
+        "LLM.generate": bare,
+        "ours": lambda: draw("vllm", prompts, task),
+        "transformers": lambda: draw("transformers", prompts, task),
+    }
+    rounds = [{way: timed(run) for way, run in ways.items()} for _ in range(asked.repeats + 1)]
+    rounds = rounds[1:]  # the first warms up
+    assert all(took["ours"].tokens == took["LLM.generate"].tokens for took in rounds)
 
     print(
-        f"{asked.model.name}, {asked.dtype}, {len(prompts)} prompts, {tokens:,} tokens, "
+        f"{asked.model.name}, {asked.dtype}, {len(prompts)} prompts, "
+        f"{rounds[0]['ours'].tokens:,} tokens by vLLM, "
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} thread(s), vLLM {version('vllm')}, "
-        f"transformers {version('transformers')}, {asked.repeats} repeats\n"
+        f"transformers {version('transformers')}, {asked.repeats} rounds\n"
     )
-    print("| tokens/s | mean ± standard error |\n|---|---:|")
-    for name, values in rates.items():
-        print(f"| {name} | {mean(values, 0)} |")
-    print(f"\nOurs takes {mean(ratios, 3)} times as long as LLM.generate.")
+    print("| tokens | a second | a processor second |\n|---|---:|---:|")
+    for way in ways:
+        wall, cpu = ([took[way].tokens / took[way][i] for took in rounds] for i in (0, 1))
+        print(f"| {way} | {mean(wall, 0)} | {mean(cpu, 0)} |")
+    for i, kind in enumerate(("time", "processor time")):
+        ratios = [took["ours"][i] / took["LLM.generate"][i] for took in rounds]
+        print(f"\nOurs takes {mean(ratios, 3)} times the {kind} of LLM.generate.")
     print(f"Importing and opening vLLM took {opened:.1f} s.")
 
 

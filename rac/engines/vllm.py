@@ -24,7 +24,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
-SECONDS = 1.0  # between groups: each is stored at once, and that takes milliseconds
+SECONDS = 5.0  # between groups: each is stored at once, and the engine waits for the disk
 CPU_SHARE = 0.5  # of a CPU's free memory that keys and values may take
 CPU_PAGE = 128  # tokens that they are kept together by, on a CPU
 
@@ -105,7 +105,7 @@ def open_engine(task: Task) -> Generate:
 def finished(
     engine: Any, samples: Samples, request: Callable[[list[int], int], tuple[Any, Any]], batch: int
 ) -> Iterator[list[tuple[int, Completion]]]:
-    """Yield the completions of `samples` in the order in which they finish, those of a second together.
+    """Yield the completions of `samples` in the order in which they finish, those of a few seconds together.
 
     Args:
         engine: an idle vLLM engine.

@@ -84,7 +84,8 @@ def test_every_sample_is_handed_on_once_and_no_more_are_in_work_than_asked(batch
         assert [sorted(i for i, _ in group) for group in groups] == [[1], [3, 4], [2], [5], [0]]
 
 
-def test_what_finishes_within_a_second_is_one_group(monkeypatch):
+def test_what_finishes_within_seconds_is_one_group(monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS", 1)
     clock = itertools.count(
         step=0.4
     )  # read at the start, after a step that left some, after a group
