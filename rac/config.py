@@ -271,13 +271,15 @@ class Config(Strict):
         if not isinstance(runs, dict):
             return values
 
-        def blocks(name: str, way: tuple[str, ...]) -> list:
+        def blocks(name: Any, way: tuple[str, ...]) -> list:
+            if not isinstance(name, str):
+                raise ValueError(f"runs.{way[-1].strip()}.includes: '{name}' is no name of a run")
             if name in way:
                 raise ValueError(f"runs.{name}.includes: it includes itself")
             run = runs.get(name)
             if not isinstance(run, dict):
                 raise ValueError(
-                    f"runs.{way[-1]}.includes: '{name}' is not defined{nearest(name, runs)}"
+                    f"runs.{way[-1].strip()}.includes: '{name}' is not defined{nearest(name, runs)}"
                 )
             included = run.get("includes") or []
             if not isinstance(included, list):
