@@ -203,7 +203,10 @@ def test_chosen_files_of_a_pinned_dataset(hub, tmp_path, files, expected):
 
 def test_files_that_are_not_there_are_one_line(hub, tmp_path):
     asked = {"hub": "o/n", "revision": hub.commit, "files": ["train.parquet"]}
-    assert failing(tmp_path / "out", **asked) == ("datasets.mine: o/n holds no file train.parquet")
+    done = by_command(tmp_path / "out", **asked)
+    assert done.returncode == 1 and not (tmp_path / "out").exists()
+    message = "rac: error: datasets.mine: o/n holds no file train.parquet"
+    assert done.stderr.splitlines()[-1] == message
 
 
 def test_problems_of_another_dataset_are_dropped_and_counted(tmp_path):
