@@ -1,0 +1,50 @@
+"""A model and a benchmark of the hub, added by the README's lines and run through to rows of the table."""
+
+import csv
+import re
+
+import pytest
+import yaml
+
+from tests import hub_server
+
+pytestmark = pytest.mark.slow
+
+
+def readme_model(repository) -> dict:
+    """The README's definition of a model of the hub."""
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    blocks = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, re.DOTALL))
+    (models,) = (block["models"] for block in blocks if "models" in block)
+    return next(model for model in models.values() if "hub" in model)
+
+
+def test_a_model_of_the_hub_comes_to_a_row_of_the_table(fresh, repository, tmp_path, monkeypatch):
+    exam = tmp_path / "exam"
+    exam.mkdir()
+    (fresh.folder / "own problems.jsonl").rename(exam / "test.jsonl")
+    with hub_server.running() as hub:
+        hub.repositories |= {"o/tiny": fresh.folder / "tiny model", "datasets/o/exam": exam}
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        pinned = {"revision": hub.commit}
+        model = readme_model(repository) | pinned | {"hub": "o/tiny", "dtype": "float32"}
+
+        def add(config):
+            config["models"]["from-hub"] = model | {"threads": 1}
+            config["datasets"]["own"] |= pinned | {"hub": "o/exam", "files": ["test.jsonl"]}
+            del config["datasets"]["own"]["path"]
+            config["runs"]["small"]["cells"][0]["models"] = ["from-hub"]
+
+        fresh.configure(add)
+        fresh.make("results/summary.csv")
+    with (fresh.folder / "results/summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"from-hub"} and len(rows) == 3
+    assert all(row["accuracy"] and row["problems"] == "6" for row in rows)
+    weights = fresh.folder / "resources/models/from-hub/model.safetensors"
+    assert weights.is_symlink() and (tmp_path / "home") in weights.resolve().parents
+    assert hub.asked["model.safetensors"] == 1
+    # The hub is gone, and is asked nothing any more.
+    fresh.configure(lambda config: config["variants"]["sparsegpt"]["sparsity"].append(0.25))
+    fresh.make("results/summary.csv")
