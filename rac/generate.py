@@ -1,7 +1,6 @@
 """Stage `generate`: a checkpoint's answers to the requests of an evaluation, kept for scoring and replay."""
 
 import itertools
-import shutil
 from pathlib import Path
 
 import torch
@@ -27,7 +26,8 @@ def write_generations(
 ) -> None:
     """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
 
-    An interrupted stage goes on after its last stored samples (`work/` beside the output).
+    Samples are kept in `work/` beside the output, also when all are there: an interrupted stage goes on after
+    the last stored ones, and one that is asked for more samples a problem draws only those that are new.
 
     Args:
         evaluation: samples a problem, budget, batch and seed.
@@ -47,7 +47,7 @@ def write_generations(
     asked = list(itertools.product(range(evaluation.samples), read_jsonl(requests)))
     prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in asked]
     inputs = {
-        "eval": evaluation.model_dump(mode="json"),
+        "eval": evaluation.model_dump(mode="json", exclude={"samples", "sandbox"}),
         "sampling": model.sampling.model_dump(),
         "dtype": model.dtype,
         "engine": f"{engine} {version(engine)}",
@@ -96,4 +96,3 @@ def write_generations(
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
         | provenance(**inputs),
     )
-    shutil.rmtree(work)

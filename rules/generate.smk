@@ -15,7 +15,7 @@ rule generate:
     resources:
         tensor_parallel=ask("tensor_parallel"),
     params:
-        spec=spec("evals", "eval"),
+        spec=spec("evals", "eval", without=["sandbox"]),
         model=spec("models", "model"),
         engine=ask("engine"),
         code=ask("generate_code"),

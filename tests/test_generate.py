@@ -41,6 +41,7 @@ def test_rows_are_by_problem_then_sample_with_their_own_seeds(tiny_model, reques
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
         "generation.json",
         "generations.jsonl.zst",
+        "work",
     ]
 
 
@@ -64,10 +65,29 @@ def test_text_is_what_was_sampled_without_the_stop_token_and_with_other_special_
     assert (finished["finish_reason"], cut["finish_reason"]) == ("stop", "length")
 
 
-def test_more_samples_keep_the_ones_before(tiny_model, requests, tmp_path):
-    few = write(tiny_model, requests, tmp_path / "few")
-    more = write(tiny_model, requests, tmp_path / "more", EVAL.model_copy(update={"samples": 3}))
-    assert [row for row in more if row["sample"] < 2] == few
+def test_more_samples_draw_only_the_new_ones(tiny_model, requests, tmp_path, monkeypatch):
+    three = EVAL.model_copy(update={"samples": 3})
+    at_once = write(tiny_model, requests, tmp_path / "at once", three)
+    few = write(tiny_model, requests, tmp_path / "out")
+    drawn, opened = [], samples.open_engine
+
+    def counting(*arguments):
+        run = opened(*arguments)
+
+        def generate(prompts, seeds, update):
+            drawn.extend(seeds)
+            return run(prompts, seeds, update)
+
+        return generate
+
+    monkeypatch.setattr(samples, "open_engine", counting)
+    more = write(tiny_model, requests, tmp_path / "out", three)
+    assert more == at_once and [row for row in more if row["sample"] < 2] == few
+    assert drawn == [row["seed"] for row in more if row["sample"] == 2]
+    # Fewer are there already, and the weaker sandbox of a grader asks nothing of the model.
+    fewer = three.model_copy(update={"samples": 1, "sandbox": "rlimits"})
+    again = write(tiny_model, requests, tmp_path / "out", fewer)
+    assert again == [row for row in more if row["sample"] == 0] and len(drawn) == 3
 
 
 def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
