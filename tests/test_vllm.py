@@ -66,7 +66,7 @@ def run_vllm(folder, dtype, prompt):
     """Tokens and log-probabilities; AssertionError with vLLM's output if it fails."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), dtype, json.dumps(prompt), json.dumps(TEXT)],
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | environment(),
         capture_output=True,
         text=True,
         timeout=300,

@@ -40,6 +40,16 @@ SHORT = (
 Samples = Mapping[int, tuple[list[int], int]]  # by index: token ids of the prompt, seed
 
 
+def environment() -> dict[str, str]:
+    """What vLLM is to find in the environment of this process."""
+    import torch
+
+    # On a CPU vLLM runs eagerly but for small helpers. Compiling them takes a compiler, and fails where torch
+    # lies in a folder with a space in its name.
+    on_cpu = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
+    return ENVIRONMENT | on_cpu
+
+
 def open_engine(task: Task) -> Generate:
     """Load a checkpoint; see `rac.engines`. A group is what finished since the last one.
 
@@ -53,7 +63,7 @@ def open_engine(task: Task) -> Generate:
             "vLLM is not installed (docs/engines.md): install it, or say 'engine: transformers' in the "
             "model's definition"
         )
-    os.environ.update(ENVIRONMENT)  # before vLLM is imported
+    os.environ.update(environment())  # before vLLM is imported
     request = requests(task)
     halved = False
 
