@@ -70,7 +70,7 @@ def main() -> None:
     task = Task(asked.model, asked.dtype, Sampling(), asked.new_tokens, longest, batch=len(prompts))
 
     start = time.perf_counter()
-    os.environ.update(engine.environment())
+    os.environ.update(engine.ENVIRONMENT)
     from vllm import LLM
 
     llm = LLM(**engine.arguments(task, halved=False))

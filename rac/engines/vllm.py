@@ -40,16 +40,6 @@ SHORT = (
 Samples = Mapping[int, tuple[list[int], int]]  # by index: token ids of the prompt, seed
 
 
-def environment() -> dict[str, str]:
-    """What vLLM is to find in the environment of this process."""
-    import torch
-
-    # On a CPU vLLM runs eagerly but for small helpers. Compiling them takes a compiler, and fails where torch
-    # lies in a folder with a space in its name.
-    on_cpu = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
-    return ENVIRONMENT | on_cpu
-
-
 def open_engine(task: Task) -> Generate:
     """Load a checkpoint; see `rac.engines`. A group is what finished since the last one.
 
@@ -63,7 +53,8 @@ def open_engine(task: Task) -> Generate:
             "vLLM is not installed (docs/engines.md): install it, or say 'engine: transformers' in the "
             "model's definition"
         )
-    os.environ.update(environment())  # before vLLM is imported
+    os.environ.update(ENVIRONMENT)  # before vLLM is imported
+    _compile_nothing_on_a_cpu()
     request = requests(task)
     halved = False
 
@@ -175,6 +166,19 @@ def requests(task: Task) -> Callable[[list[int], int], tuple[Any, Any]]:
         return tokens_input(token_ids), params
 
     return request
+
+
+def _compile_nothing_on_a_cpu() -> None:
+    """There vLLM runs eagerly but for small helpers, which are not worth a compiler.
+
+    Compiling them fails where there is none, or torch lies in a folder with a space in its name.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        import torch._dynamo
+
+        torch._dynamo.config.disable = True
 
 
 def _load(task: Task, halved: bool) -> Any:

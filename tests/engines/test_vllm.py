@@ -123,7 +123,7 @@ def loads(monkeypatch):
     monkeypatch.setattr(engine, "requests", lambda task: lambda token_ids, seed: (token_ids, seed))
     monkeypatch.setattr(engine, "_load", load)
     monkeypatch.setattr(engine, "_free", lambda: None)
-    monkeypatch.setattr(engine, "environment", dict)
+    monkeypatch.setattr(engine, "ENVIRONMENT", {})
     monkeypatch.setattr(engine, "SECONDS", 0)
     return given, halved
 
