@@ -179,6 +179,7 @@ def _compile_nothing_on_a_cpu() -> None:
         import torch._dynamo
 
         torch._dynamo.config.disable = True
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # for workers of several devices
 
 
 def _load(task: Task, halved: bool) -> Any:
