@@ -27,6 +27,7 @@ def test_a_model_of_the_hub_comes_to_a_row_of_the_table(fresh, repository, tmp_p
         hub.repositories |= {"o/tiny": fresh.folder / "tiny model", "datasets/o/exam": exam}
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # as scoring leaves it
         pinned = {"revision": hub.commit}
         model = readme_model(repository) | pinned | {"hub": "o/tiny", "dtype": "float32"}
 
