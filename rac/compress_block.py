@@ -68,8 +68,8 @@ def inputs(
     }
 
     def stored(block: int, arrived: dict[str, Arrived]) -> Inputs:
-        smooth = variant.quantize and variant.quantize.smooth
-        absmax = hessians.combine_absmax(terms, block) if smooth else {}
+        smoothed = variant.quantize and variant.quantize.smooth
+        absmax = hessians.combine_absmax(terms, block) if smoothed else {}
         return Inputs(
             by_block[block], hessians.combine(terms, block), absmax, arrived, token_weights
         )

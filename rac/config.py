@@ -112,11 +112,9 @@ class Dataset(Strict):
     def _check(self) -> Self:
         exactly_one(self, "embedded", "path", "hub")
         _check_revision(self.hub, self.revision)
-        if (self.files or self.livecodebench) is None and self.hub:
-            raise ValueError("'files' goes with 'hub'")
         if self.files and self.livecodebench:
             raise ValueError("'livecodebench' names the files itself: leave 'files' out")
-        if (self.files or self.livecodebench) and not self.hub:
+        if bool(self.files or self.livecodebench) != bool(self.hub):
             raise ValueError("'files' goes with 'hub'")
         if (self.split is None) != (self.embedded is None):
             raise ValueError("'split' goes with 'embedded'")
@@ -273,13 +271,13 @@ class Config(Strict):
 
         def blocks(name: Any, way: tuple[str, ...]) -> list:
             if not isinstance(name, str):
-                raise ValueError(f"runs.{way[-1].strip()}.includes: '{name}' is no name of a run")
+                raise ValueError(f"runs.{way[-1]}.includes: '{name}' is no name of a run")
             if name in way:
                 raise ValueError(f"runs.{name}.includes: it includes itself")
             run = runs.get(name)
             if not isinstance(run, dict):
                 raise ValueError(
-                    f"runs.{way[-1].strip()}.includes: '{name}' is not defined{nearest(name, runs)}"
+                    f"runs.{way[-1]}.includes: '{name}' is not defined{nearest(name, runs)}"
                 )
             included = run.get("includes") or []
             if not isinstance(included, list):
@@ -290,7 +288,7 @@ class Config(Strict):
             )
 
         whole = {
-            name: {**run, "includes": [], "cells": blocks(name, (name + " ",))}
+            name: {**run, "includes": [], "cells": blocks(name, ())}
             if isinstance(run, dict) and run.get("includes")
             else run
             for name, run in runs.items()
@@ -409,10 +407,12 @@ class Config(Strict):
                             f"runs.{name}.heldout.{role}: source '{given}' is of kind "
                             f"'{self.sources[given].kind}', not '{kind}'"
                         )
-            self._check_held_out(name, run)
+            self._check_held_out(name, run, variants)
         return self
 
-    def _check_held_out(self, name: str, run: Run) -> None:
+    def _check_held_out(
+        self, name: str, run: Run, variants: dict[str, tuple[str, Variant]]
+    ) -> None:
         """What is measured on must not have been calibrated on: neither problems nor held-out rows."""
         seen = {
             self.sources[source].dataset: (f"calibration '{calibration}'", source)
@@ -420,11 +420,9 @@ class Config(Strict):
             for calibration in block.calibrations
             for source in self.calibrations[calibration].sources(self.sources)
         }
-        for block in run.cells:
-            for single in self.singles(block):
-                source = self.variant_cells()[single][1].allocation_source
-                if source:
-                    seen[self.sources[source].dataset] = f"variant '{single}'", source
+        for single in (single for block in run.cells for single in self.singles(block)):
+            if source := variants[single][1].allocation_source:
+                seen[self.sources[source].dataset] = f"variant '{single}'", source
         for entry in (entry for block in run.cells for entry in block.evals):
             dataset = self.evals[entry].dataset
             if dataset in seen:

@@ -22,11 +22,10 @@ CHOSEN = {
     *(f"rac.solvers.{name}" for name in ("magnitude", "wanda", "sparsegpt", "alps", "structured")),
     *("rac.solvers.gptq", "rac.solvers.grids", "rac.models.quantized", "rac.models.narrow"),
     *("rac.allocation", "rac.smooth", "rac.propagation", "rac.reconstruct", "rac.select"),
-    *("rac.engines.transformers", "rac.engines.vllm"),
+    *("rac.engines.transformers", "rac.engines.vllm", "rac.evaluate.tasks.code_utils"),
 }
 
 TASKS = sorted(str(file.relative_to(PACKAGE)) for file in PACKAGE.glob("evaluate/tasks/*.yaml"))
-TASK_CODE = ["rac.evaluate.tasks.utils", "rac.evaluate.tasks.code_utils"]
 
 STAGES = {
     "dataset": ["rac.datasets.prepare"],
@@ -37,7 +36,7 @@ STAGES = {
     "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
     "generate": ["rac.generate"],  # and the model's engine
-    "score": ["rac.evaluate.score", *TASK_CODE, *TASKS],
+    "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
     "diagnostics": ["rac.diagnostics"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],

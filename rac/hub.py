@@ -6,18 +6,13 @@ look at hashes; that is done here.
 """
 
 import hashlib
-import os
 import time
 from pathlib import Path
 from typing import Literal
 
 from rac.errors import RacError
 
-WAITS = (
-    2.0,
-    8.0,
-    30.0,
-)  # seconds before another try, after those that huggingface_hub makes itself
+WAITS = (2.0, 8.0, 30.0)  # seconds before a try, after those that huggingface_hub makes itself
 CHUNK = 2**22
 
 
@@ -43,7 +38,7 @@ def fetch(
         RacError: it does not exist, is gated, cannot be reached, holds no such file, or a file is not what
             the hub says.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -58,16 +53,12 @@ def fetch(
     for wait in (*WAITS, None):
         try:
             found = snapshot_download(
-                repository,
-                repo_type=kind,
-                revision=revision,
-                allow_patterns=patterns,
-                token=os.environ.get("HF_TOKEN"),
+                repository, repo_type=kind, revision=revision, allow_patterns=patterns
             )
             folder = Path(found)
             problem = _damage(folder)
         except GatedRepoError:
-            page = f"{_endpoint()}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+            page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
             raise RacError(
                 f"{what} is gated: ask for access on {page}, then set HF_TOKEN to a token of yours"
             ) from None
@@ -78,11 +69,11 @@ def fetch(
                 f"{what} is not there, or private: check the name, and set HF_TOKEN if it is yours"
             ) from None
         except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-            if _is_offline():
+            if constants.HF_HUB_OFFLINE:
                 raise RacError(
                     f"{what} is not in the cache, and HF_HUB_OFFLINE is set: {instead}"
                 ) from None
-            problem = f"{_endpoint()} cannot be reached"
+            problem = f"{constants.ENDPOINT} cannot be reached"
         except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
             problem = " ".join(str(error).split())[:200] or type(error).__name__
         if not problem:
@@ -116,13 +107,3 @@ def _damage(folder: Path) -> str:
             link.unlink()
             return f"{link.relative_to(folder)} is not the file that the hub's hash is of"
     return ""
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
-def _is_offline() -> bool:
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    return HF_HUB_OFFLINE

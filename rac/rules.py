@@ -225,6 +225,12 @@ def eval_task(config: Config, wildcards: Any) -> str:
     return config.evals[wildcards.eval].task
 
 
+def score_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the score stage, with what runs programs if the eval's task does."""
+    programs = runs_programs(config.evals[wildcards.eval].task)
+    return stage("score", *(["rac.evaluate.tasks.code_utils"] if programs else []))
+
+
 def eval_task_file(config: Config, wildcards: Any) -> list[str]:
     """The user's own task file, where the task is one."""
     task = config.evals[wildcards.eval].task

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from rac.config import Select
-from rac.evaluate.math import grade_math
+from rac.evaluate.math import grade_many
 
 
 def select(
@@ -23,11 +23,15 @@ def select(
     """
     correct: list[bool] = []
     by_problem: dict[str, list[bool]] = defaultdict(list)
-    grades = asked.correct is not None or asked.difficulty is not None
-    for row in traces if grades else ():
-        finished = row["finish_reason"] == "stop"
-        correct.append(grade_math(said(row), answers[row["id"]], finished).correct)
-        by_problem[row["id"]].append(correct[-1])
+    if asked.correct is not None or asked.difficulty is not None:
+        correct = [
+            grade.correct
+            for grade in grade_many(
+                (said(row), answers[row["id"]], row["finish_reason"] == "stop") for row in traces
+            )
+        ]
+        for row, is_correct in zip(traces, correct, strict=True):
+            by_problem[row["id"]].append(is_correct)
 
     def wanted(i: int) -> bool:
         row = traces[i]

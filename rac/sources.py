@@ -90,29 +90,16 @@ def write_sequences(
         RacError: the budget cannot be met, an input is missing or damaged, or the other model writes other
             token ids.
     """
-    tokenizer = checkpoint.load_tokenizer(model)
-    rows = read_jsonl(dataset)
     sequences: Iterable[tuple[list[int], int]]
     if traces is not None:
-        if other_model is not None:
-            _check_vocabulary(tokenizer, other_model, name)
         of_traces = read_jsonl(traces)
+        if other_model is not None:
+            _check_vocabulary(model, other_model, name)
         if source.select:
-            of_traces = _selected(of_traces, source, rows, tokenizer)
+            of_traces = _selected(of_traces, source, read_jsonl(dataset), model)
         sequences = ((row["token_ids"], row["prompt_length"]) for row in of_traces)
-    elif source.kind == "text":
-        texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
-        sequences = text_windows(texts, source.window, checkpoint.stop_tokens(model)[0])
     else:
-        chat = settings(model)
-        prompts = (prompt_ids(row, source, tokenizer, chat) for row in rows)
-        sequences = ((ids, len(ids)) for ids in prompts)
-        if source.kind == "solutions":
-            stop = checkpoint.stop_tokens(model)[0]
-            sequences = (
-                (prompt + solution_ids(row, source, tokenizer, name) + [stop], length)
-                for row, (prompt, length) in zip(rows, sequences, strict=True)
-            )
+        sequences = _of_rows(source, name, model, read_jsonl(dataset))
     taken = list(cut_to_budget(sequences, source.tokens, name))
     tensors = {
         "token_ids": torch.cat([sequence.token_ids for sequence in taken]).int(),
@@ -121,6 +108,23 @@ def write_sequences(
     }
     with atomic_file(output) as temporary:
         save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model)))
+
+
+def _of_rows(
+    source: Source, name: str, model: Path, rows: list[dict]
+) -> Iterator[tuple[list[int], int]]:
+    """Token ids and prompt length of each sequence that is made of a dataset's rows."""
+    tokenizer, stop = checkpoint.load_tokenizer(model), checkpoint.stop_tokens(model)[0]
+    if source.kind == "text":
+        texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
+        yield from text_windows(texts, source.window, stop)
+        return
+    chat = settings(model)
+    for row in rows:
+        ids = prompt_ids(row, source, tokenizer, chat)
+        solved = source.kind == "solutions"
+        answer = [*solution_ids(row, source, tokenizer, name), stop] if solved else []
+        yield ids + answer, len(ids)
 
 
 def solution_ids(problem: dict, source: Source, tokenizer: Any, name: str) -> list[int]:
@@ -137,20 +141,21 @@ def solution_ids(problem: dict, source: Source, tokenizer: Any, name: str) -> li
     return tokenizer.encode(problem[source.solution], add_special_tokens=False)
 
 
-def _check_vocabulary(tokenizer: Any, other_model: Path, name: str) -> None:
+def _check_vocabulary(model: Path, other_model: Path, name: str) -> None:
     """Token ids of another model are taken as they are, so they must mean the same."""
-    other = checkpoint.load_tokenizer(other_model)
-    if tokenizer.get_vocab() != other.get_vocab():
+    own, other = map(checkpoint.load_tokenizer, (model, other_model))
+    if own.get_vocab() != other.get_vocab():
         raise RacError(
             f"sources.{name}.traces_of: {other_model} has another vocabulary than the model, so its "
             "traces are other tokens"
         )
 
 
-def _selected(traces: list[dict], source: Source, rows: list[dict], tokenizer: Any) -> list[dict]:
+def _selected(traces: list[dict], source: Source, rows: list[dict], model: Path) -> list[dict]:
     from rac.select import select
 
     assert source.select
+    tokenizer: Any = checkpoint.load_tokenizer(model)
 
     def said(row: dict) -> str:
         prompt, decoded = (

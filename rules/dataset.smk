@@ -15,7 +15,7 @@ rule dataset:
         spec=spec("datasets", "dataset"),
         folder="resources/datasets/{dataset}",
         without=lambda wildcards, input: [
-            f"--without={path}" for path in input.get("without", [])
+            f"--without={path}" for path in input.without
         ],
         code=ask("dataset_code"),
     shell:

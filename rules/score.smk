@@ -15,7 +15,7 @@ rule score:
         "../envs/rac.yaml"
     params:
         spec=spec("evals", "eval"),
-        code=stage("score"),
+        code=ask("score_code"),
     shell:
         "python -m rac score --spec {params.spec:q} --dataset {input.dataset:q}"
         " --requests {input.requests:q} --generations {input.generations:q}"

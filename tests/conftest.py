@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,21 @@ def tiny_hessians(tiny_model, tmp_path_factory) -> dict[str, Path]:
         stored[source] = folder / "hessians" / source
         accumulate(tiny_model, sequences, "float32", stored[source])
     return stored
+
+
+@pytest.fixture(scope="session")
+def kill_at():
+    """A function (file, process) that kills a process as soon as it has written a file."""
+
+    def wait(file, process):
+        deadline = time.monotonic() + 120
+        while not file.exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+
+    return wait
 
 
 @pytest.fixture

@@ -134,6 +134,20 @@ def test_a_variant_is_asked_for_by_one_sparsity(settings):
     assert len(codes) == 3
 
 
+@pytest.fixture
+def edit(monkeypatch):
+    """A function (module) after which fingerprints see other code in it."""
+    read = fingerprint._read
+
+    def change(module):
+        edited = fingerprint._module(module)
+        monkeypatch.setattr(
+            fingerprint, "_read", lambda file: ("edited", ()) if file == edited else read(file)
+        )
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("module", "users"),
     [
@@ -145,17 +159,14 @@ def test_a_variant_is_asked_for_by_one_sparsity(settings):
         ("rac.solvers.sparsegpt", {"sparsegpt-0.5", "sparsegpt-w4a16-0.5"}),
     ],
 )
-def test_code_that_a_variant_does_not_use_is_not_its_own(settings, monkeypatch, module, users):
+def test_code_that_a_variant_does_not_use_is_not_its_own(settings, edit, module, users):
     variants = ("sparsegpt-0.5", "structured-0.25", "w4a16", "sparsegpt-w4a16-0.5", "wanda-0.5")
 
     def codes():
         return {v: rules.compress_code(settings, Wildcards(variant=v)) for v in variants}
 
-    before, read = codes(), fingerprint._read
-    edited = fingerprint._module(module)
-    monkeypatch.setattr(
-        fingerprint, "_read", lambda file: ("edited", ()) if file == edited else read(file)
-    )
+    before = codes()
+    edit(module)
     after = codes()
     assert {variant for variant in variants if before[variant] != after[variant]} == users
 
@@ -199,7 +210,7 @@ def test_sequences_are_inputs_where_they_are_run(refined):
         ("rac.reconstruct", {"reconstruct"}),
     ],
 )
-def test_refinements_change_only_who_asks_for_them(refined, monkeypatch, module, users):
+def test_refinements_change_only_who_asks_for_them(refined, edit, module, users):
     def codes():
         found = {}
         for name in REFINED:
@@ -207,13 +218,22 @@ def test_refinements_change_only_who_asks_for_them(refined, monkeypatch, module,
             found[name] = rules.compress_code(refined, Wildcards(variant=variant))
         return found
 
-    before, read = codes(), fingerprint._read
-    edited = fingerprint._module(module)
-    monkeypatch.setattr(
-        fingerprint, "_read", lambda file: ("edited", ()) if file == edited else read(file)
-    )
+    before = codes()
+    edit(module)
     after = codes()
     assert {name for name in REFINED if before[name] != after[name]} == users
+
+
+def test_the_sandbox_s_code_scores_programs_again_and_nothing_else(settings, edit):
+    evals = VALUES["evals"].keys()
+
+    def codes():
+        return {name: rules.score_code(settings, Wildcards(eval=name)) for name in evals}
+
+    before = codes()
+    edit("rac.evaluate.sandbox")
+    after = codes()
+    assert {name for name in evals if before[name] != after[name]} == {"livecodebench"}
 
 
 def test_a_stage_sees_only_the_keys_that_it_reads(settings):

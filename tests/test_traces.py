@@ -2,12 +2,9 @@
 
 import importlib.metadata
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -109,7 +106,7 @@ def test_parts_of_other_code_are_thrown_away(tiny_model, dataset, tmp_path, caps
 
 
 @pytest.mark.slow
-def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_path):
+def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_path, kill_at):
     unbroken, broken = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"
     source = definition(batch=2)
     write(source, tiny_model, dataset, unbroken)
@@ -141,12 +138,7 @@ def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_pat
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
     )
     part = broken.parent / "work" / "part-00001.jsonl.zst"
-    deadline = time.monotonic() + 120
-    while not part.exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    kill_at(part, process)
     assert not broken.exists()
     kept = part.stat().st_mtime_ns
     assert json.loads((part.parent / "header.json").read_text())["code"] == "c"

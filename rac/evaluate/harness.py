@@ -1,6 +1,7 @@
 """One lm-eval task, on the rows of our own data file."""
 
 import difflib
+import functools
 import json
 import logging
 import os
@@ -96,6 +97,7 @@ def load_rows(file: str, sandbox: str = "bubblewrap", **_: Any) -> dict:
     return {"test": datasets.Dataset.from_list(rows)}
 
 
+@functools.cache
 def runs_programs(name: str) -> bool:
     """Whether a task of ours runs what the model writes."""
     file = task_file(name)

@@ -4,6 +4,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from rac.evaluate.spelling import TRIGONOMETRY
+
 _PLAIN = r"(?:(?:[1-9]\d{0,2}(?:[, ]\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
 _NUMBER = re.compile(
     rf"""(?P<sign>[+-]?)\ ?(?:
@@ -101,7 +103,6 @@ _UNITS = {
     for names, size in sizes.items()
     for name in names.split()
 }
-_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _POWER = r"(?: ?\^ ?(?:\{ ?(\d) ?\}|(\d)))?"
 _STYLED = re.compile(
@@ -135,7 +136,7 @@ def split_unit(text: str, strict: bool = False) -> Quantity:
     if dollars := re.match(r"([+-]?) ?(?:\\?\$|\\text ?\{ ?\\?\$ ?\}) ?(?=[\d.\\])", text):
         return Quantity(dollars[1] + text[dollars.end() :], _UNITS["dollar"])
     for sign, unit in (("%", "percent"), (r"^\circ", "degree")):
-        if text.endswith(sign) and not _TRIGONOMETRY.search(text):
+        if text.endswith(sign) and not TRIGONOMETRY.search(text):
             return Quantity(text.removesuffix(sign).rstrip("\\ "), _UNITS[unit])
     start = max(
         text.rfind(command) for command in (r"\text", r"\mbox", r"\mathrm", r"\operatorname")

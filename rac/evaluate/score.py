@@ -11,7 +11,8 @@ from rac.artifacts import read_jsonl, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.harness import CONTEXT, FEWSHOT_SEED, load_task
-from rac.evaluate.math import last_boxed, normalise
+from rac.evaluate.math import last_boxed
+from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, majority
 from rac.evaluate.thoughts import answer_part
 
@@ -48,7 +49,7 @@ def score(
         for doc_id, (correct, reason, more) in verdicts.items():
             answer = answers[doc_id]
             stopped = answer["finish_reason"] == "stop"
-            thought = answer_part(asked[doc_id]["opening"] + answer["text"], stopped)[1]
+            said, thought = answer_part(asked[doc_id]["opening"] + answer["text"], stopped)
             rows.append(
                 {
                     "doc_id": doc_id,
@@ -59,7 +60,7 @@ def score(
                     "finished": stopped and not thought,
                     "tokens": answer["tokens"],
                     "looping": is_looping(answer["token_ids"]),
-                    "answer": _answer(asked[doc_id]["opening"] + answer["text"], stopped),
+                    "answer": None if said is None else _vote(said),
                     **more,
                 }
             )
@@ -69,10 +70,9 @@ def score(
     write_json(metrics, summary | {"lm_eval": _averages(aggregates)})
 
 
-def _answer(response: str, stopped: bool) -> str | None:
-    """What a response votes for: its boxed answer, written in one way; None if it has none."""
-    said = answer_part(response, stopped)[0]
-    boxed = last_boxed(said) if said is not None else None
+def _vote(said: str) -> str | None:
+    """What an answer votes for: what it boxes, written in one way; None if it boxes nothing."""
+    boxed = last_boxed(said)
     return None if boxed is None else normalise(boxed)
 
 

@@ -57,7 +57,7 @@ def is_integer(answer: str) -> bool:
 
 
 _DECIMAL = re.compile(r"(?<![\d._])(?<!_\{)(\d*)\.(\d+)(?![\d.])")
-_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?\^\\circ")
 _TIMES = re.compile(r"(?<![A-Za-z_^\d])(\d+) ?(?=\()|\) ?(?=\()")
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
@@ -83,7 +83,7 @@ def for_algebra(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _radians(text: str) -> str:
-    return _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text) if _TRIGONOMETRY.search(text) else text
+    return _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text) if TRIGONOMETRY.search(text) else text
 
 
 def _fraction(match: re.Match[str]) -> str:

@@ -75,39 +75,27 @@ def share_interval(share: float, se: float, problems: int) -> tuple[float, float
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def paired_difference(
-    a: Sequence[float],
-    problems_a: Sequence[Hashable],
-    b: Sequence[float],
-    problems_b: Sequence[Hashable],
-    shares: bool = False,
-) -> Difference:
-    """a − b over the same problems, with a 95 % interval over the per-problem differences.
+def paired_difference(each: Sequence[float], shares: bool = False) -> Difference:
+    """The mean of per-problem `differences`, with a 95 % interval.
 
     Of shares the interval is Agresti and Min's (2005): as if two problems more had been asked, one that
     differs by half a point either way, so that there is width where all differences are equal.
     Otherwise it is a t-interval.
 
     Args:
-        a: one value a sample of the first, such as a compressed model.
-        problems_a: which problem each is of.
-        b: one value a sample of the second, such as the dense model.
-        problems_b: which problem each is of; the same problems, in any order and number of samples.
-        shares: the values are 0 or 1.
-
-    Raises:
-        ValueError: the two are not over the same problems.
+        each: one difference a problem, such as a compressed model's mean less the dense model's.
+        shares: they are of values that are 0 or 1.
     """
-    each = np.array(differences(a, problems_a, b, problems_b))
-    difference, se = _mean(each)
+    values = np.array(each)
+    difference, se = _mean(values)
     if math.isnan(se):
         return Difference(difference, se, math.nan, math.nan)
     if not shares:
-        half = half_width(se, len(each))
+        half = half_width(se, len(values))
         return Difference(difference, se, difference - half, difference + half)
-    n = len(each) + 2
-    middle = each.sum() / n
-    half = Z * math.sqrt(max((each**2).sum() + 1 - n * middle**2, 0)) / n
+    n = len(values) + 2
+    middle = values.sum() / n
+    half = Z * math.sqrt(max((values**2).sum() + 1 - n * middle**2, 0)) / n
     return Difference(difference, se, max(middle - half, -1.0), min(middle + half, 1.0))
 
 
@@ -118,6 +106,12 @@ def differences(
     problems_b: Sequence[Hashable],
 ) -> list[float]:
     """a − b of each problem's mean, in the order of a.
+
+    Args:
+        a: one value a sample of the first, such as a compressed model.
+        problems_a: which problem each is of.
+        b: one value a sample of the second, such as the dense model.
+        problems_b: which problem each is of; the same problems, in any order and number of samples.
 
     Raises:
         ValueError: the two are not over the same problems.

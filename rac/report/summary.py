@@ -182,8 +182,9 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         solved = row["accuracy"] * row["problems"] * row["samples"]
         row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
     if cell["scores"] and cell["dense_scores"]:
-        accuracy = _difference(cell["scores"], cell["dense_scores"], "correct", scores)
-        tokens = _difference(cell["scores"], cell["dense_scores"], "tokens", scores)
+        paths = cell["scores"], cell["dense_scores"]
+        accuracy = paired_difference(_differences(*paths, "correct", scores), shares=True)
+        tokens = paired_difference(_differences(*paths, "tokens", scores))
         row |= {
             "accuracy_difference": accuracy.difference,
             "accuracy_difference_se": accuracy.se,
@@ -251,8 +252,8 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
     for (model, variant, name), group in shared.items():
         for baseline, other in itertools.combinations(group, 2):
             paths = other["scores"], baseline["scores"]
-            found = _difference(*paths, "correct", scores)
-            each = differences(*_values(*paths, "correct", scores))
+            each = _differences(*paths, "correct", scores)
+            found = paired_difference(each, shares=True)
             rows.append(
                 {
                     "model": model,
@@ -269,25 +270,16 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
     return [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _difference(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> Difference:
-    """Paired difference of `key` between two score files, a − b."""
-    try:
-        values = _values(a, b, key, scores)
-        return paired_difference(*values, shares=key == "correct")
-    except ValueError as error:
-        raise RacError(f"{a} and {b} cannot be compared, {error}; generate again") from None
-
-
-Values = tuple[list[float], list[Hashable], list[float], list[Hashable]]
-
-
-def _values(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> Values:
-    """`key` of a's samples and their problems, and b's."""
+def _differences(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> list[float]:
+    """Differences of `key` between two score files, a − b, one a problem."""
     values = [[float(row[key]) for row in scores[path]] for path in (a, b)]
     problems: list[list[Hashable]] = [
         [(row["doc_id"], row["id"]) for row in scores[path]] for path in (a, b)
     ]
-    return values[0], problems[0], values[1], problems[1]
+    try:
+        return differences(values[0], problems[0], values[1], problems[1])
+    except ValueError as error:
+        raise RacError(f"{a} and {b} cannot be compared, {error}; generate again") from None
 
 
 def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:

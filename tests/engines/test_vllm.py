@@ -1,13 +1,10 @@
 """The vLLM engine: what it hands on and when, and (marked vllm) that it samples as the other engine does."""
 
 import itertools
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -377,7 +374,7 @@ def test_two_devices_that_share_the_layers_sample_as_one(tmp_path):
 
 
 @marked
-def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_path):
+def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_path, kill_at):
     unbroken = write_traces(tmp_path / "a" / "t.jsonl.zst")
     made = read_json(tmp_path / "a" / "info.json")["provenance"]["inputs"]["engine"]
     assert made == f"vllm {version('vllm')}"
@@ -404,12 +401,7 @@ def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_p
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
     part = broken.parent / "work" / "part-00001.jsonl.zst"
-    deadline = time.monotonic() + 120
-    while not part.exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
+    kill_at(part, process)
     assert not broken.exists()
     stored = [row["id"] for row in read_jsonl(part)]
     drawn = []

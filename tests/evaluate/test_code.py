@@ -22,7 +22,7 @@ from rac.errors import RacError
 from rac.evaluate import functions
 from rac.evaluate.code import extract_program, grade_code, grade_many, same_output
 from rac.evaluate.sandbox import check
-from rac.evaluate.tasks import code_utils
+from rac.evaluate.tasks import code_utils, utils
 
 DATA = Path(__file__).parent / "data"
 try:
@@ -701,7 +701,7 @@ def test_a_weaker_sandbox_is_in_every_score():
         [("wrong answer", "rlimits"), ("no code", "rlimits")],
     ]
     assert code_utils.process_results({}, [graded[0]])["correct"] == 0.5
-    assert code_utils.count([["a"], ["b", "a"]]) == {"a": 2, "b": 1}
+    assert utils.count([["a"], ["b", "a"]]) == {"a": 2, "b": 1}
 
 
 def test_grading_code_imports_nothing_heavy():

@@ -9,12 +9,18 @@ from scipy import stats
 from rac.evaluate.statistics import (
     clustered_mean,
     detectable,
+    differences,
     holm,
     majority,
     p_value,
     paired_difference,
     share_interval,
 )
+
+
+def paired(a, problems_a, b, problems_b, **options):
+    """The paired difference of two lists of samples."""
+    return paired_difference(differences(a, problems_a, b, problems_b), **options)
 
 
 def test_samples_are_averaged_before_problems():
@@ -29,11 +35,11 @@ def test_edge_cases():
     mean, se = clustered_mean([1, 0], ["a", "a"])
     assert mean == 0.5 and math.isnan(se)
     assert all(math.isnan(value) for value in clustered_mean([], []))
-    assert paired_difference([1, 0], "ab", [0, 1], "ba") == (0, 0, 0, 0)
-    difference, *rest = paired_difference([1], "a", [0], "a")
+    assert paired([1, 0], "ab", [0, 1], "ba") == (0, 0, 0, 0)
+    difference, *rest = paired([1], "a", [0], "a")
     assert difference == 1 and all(math.isnan(value) for value in rest)
     with pytest.raises(ValueError, match="1 are only in the first, 2 only in the second"):
-        paired_difference([1, 0], "ab", [0, 1, 1], "bcd")
+        paired([1, 0], "ab", [0, 1, 1], "bcd")
     with pytest.raises(ValueError):
         clustered_mean([1, 2], ["a"])
 
@@ -50,7 +56,7 @@ def test_the_paired_interval_is_that_of_scipy(pairs):
     a, b = np.array(pairs).T
     problems = range(len(pairs))
     order = np.argsort(b, kind="stable")
-    result = paired_difference(a, problems, b[order], order)
+    result = paired(a, problems, b[order], order)
     assert result.difference == pytest.approx(np.mean(a - b), abs=1e-9)
     if result.se > 1e-6:
         low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
@@ -67,7 +73,7 @@ def test_intervals_cover_at_about_their_rate():
         easy = rng.beta(0.8, 0.8, count)
         dense = rng.random((count, samples)) < easy[:, None]
         pruned = rng.random((count, samples)) < 0.7 * easy[:, None]
-        result = paired_difference(pruned.ravel(), problems, dense.ravel(), problems)
+        result = paired(pruned.ravel(), problems, dense.ravel(), problems)
         covered += result.low <= -0.3 * 0.5 <= result.high  # E[easy] = 1/2
         mean, se = clustered_mean(dense.ravel(), problems)
         means.append(mean)
@@ -126,17 +132,17 @@ def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lo
         return np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
 
     def interval(pair):
-        found = paired_difference(pair[0], range(n), pair[1], range(n), shares=True)
+        found = paired(pair[0], range(n), pair[1], range(n), shares=True)
         return found.low, found.high
 
     assert coverage(interval, gained - lost, draw) > 0.93
 
 
 def test_equal_shares_have_an_interval_with_width():
-    found = paired_difference([1] * 9, range(9), [1] * 9, range(9), shares=True)
+    found = paired([1] * 9, range(9), [1] * 9, range(9), shares=True)
     assert found.difference == found.se == 0
     assert found.low == -found.high == pytest.approx(-1.959964 / 11)
-    extreme = paired_difference([1] * 9, range(9), [0] * 9, range(9), shares=True)
+    extreme = paired([1] * 9, range(9), [0] * 9, range(9), shares=True)
     assert 0.5 < extreme.low < extreme.high <= 1
 
 
@@ -172,7 +178,7 @@ def test_the_detectable_difference_is_found_four_times_of_five():
 
     def draw():
         kind = generator.choice(3, n, p=[gained, lost, 1 - gained - lost])
-        return paired_difference(kind == 0, range(n), kind == 1, range(n), shares=True)
+        return paired(kind == 0, range(n), kind == 1, range(n), shares=True)
 
     tables = [draw() for _ in range(500)]
     reach = np.mean([detectable(found.se, n) for found in tables])

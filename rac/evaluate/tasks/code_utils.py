@@ -6,10 +6,8 @@ All programs of a benchmark are graded at once, by the filter, in many sandboxes
 
 import ast
 import base64
-import collections
 import functools
 import io
-import itertools
 import json
 import pickle
 import re
@@ -19,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rac.evaluate.code import MEMORY, TIME, extract_program, grade_many
+from rac.evaluate.tasks.utils import whole
 
 PRIVATE = 2**30  # bytes of private tests of one problem, unpacked
 _MODULES = [
@@ -62,15 +61,11 @@ def grade_all(
         time_limit: seconds of processor time a test.
         memory_limit: bytes a program.
         before: what a program may take for granted, put before it.
-        responses: all repeats of each problem. A replayed rac.evaluate.replay.Response is whole in
-            `full` and says whether it was cut; a plain string counts as finished.
+        responses: all repeats of each problem.
         docs: the row of each problem; its column `sandbox`, if it has one, is the level.
     """
     level = (docs[0].get("sandbox") if docs else None) or "bubblewrap"
-    found = [
-        [extract_program(getattr(r, "full", r), getattr(r, "finished", True)) for r in repeats]
-        for repeats in responses
-    ]
+    found = [[extract_program(*whole(response)) for response in repeats] for repeats in responses]
 
     def jobs() -> Iterator[tuple[str, list[dict]]]:
         for doc, programs in zip(docs, found, strict=True):
@@ -106,11 +101,6 @@ def process_results(doc: dict, results: list[list[dict]]) -> dict:
         "reason": [grade["reason"] for grade in grades],
         "sandbox": [grade["sandbox"] for grade in grades],
     }
-
-
-def count(values: list[list[str]]) -> dict[str, int]:
-    """How many samples each value holds for."""
-    return dict(collections.Counter(itertools.chain.from_iterable(values)).most_common())
 
 
 def stdin_tests(doc: dict) -> list[dict]:

@@ -7,20 +7,21 @@ import statistics
 from rac.evaluate.math import Grade, grade_many
 
 
-def grade(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
-    """A filter that grades every repeat of all problems at once, over several processes.
+def whole(response: str) -> tuple[str, bool]:
+    """A response with the thought that its prompt opened, and whether it finished.
 
     A replayed rac.evaluate.replay.Response is whole in `full` and says whether it was cut; a plain
     string, as lm-eval's own models give it, counts as finished.
     """
+    return getattr(response, "full", response), getattr(response, "finished", True)
+
+
+def grade(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
+    """A filter that grades every repeat of all problems at once, over several processes."""
     flat = [
-        (
-            getattr(response, "full", response),
-            str(doc["answer"]),
-            getattr(response, "finished", True),
-        )
+        (text, str(doc["answer"]), finished)
         for repeats, doc in zip(responses, docs, strict=True)
-        for response in repeats
+        for text, finished in map(whole, repeats)
     ]
     grades = iter(grade_many(flat))
     return [list(itertools.islice(grades, len(repeats))) for repeats in responses]
@@ -34,6 +35,6 @@ def process_results(doc: dict, results: list[list[Grade]]) -> dict:
     }
 
 
-def count(reasons: list[list[str]]) -> dict[str, int]:
-    """How many samples each reason holds for."""
-    return dict(collections.Counter(itertools.chain.from_iterable(reasons)).most_common())
+def count(values: list[list[str]]) -> dict[str, int]:
+    """How many samples each value holds for."""
+    return dict(collections.Counter(itertools.chain.from_iterable(values)).most_common())
