@@ -14,9 +14,7 @@ rule dataset:
     params:
         spec=spec("datasets", "dataset"),
         folder="resources/datasets/{dataset}",
-        without=lambda wildcards, input: [
-            f"--without={path}" for path in input.without
-        ],
+        without=lambda wildcards, input: [f"--without={path}" for path in input.without],
         code=ask("dataset_code"),
     shell:
         "python -m rac dataset --spec {params.spec:q} --name {wildcards.dataset}"
