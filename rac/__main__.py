@@ -206,11 +206,26 @@ def diagnostics(
     thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
     text: Annotated[Path, typer.Option(help="sequences of held-out text")],
     output: Output,
+    tokens: Output,
 ) -> None:
     """Layer errors and losses on what no calibration saw."""
     from rac.diagnostics import diagnose
 
-    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output)
+    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output, tokens)
+
+
+@app.command()
+def overlaps(
+    spec: Annotated[str, typer.Option(help="what is compared, as JSON")],
+    model: Folder,
+    output: Output,
+) -> None:
+    """How alike calibrations choose: kept weights, and what makes a weight important."""
+    import json
+
+    from rac.overlaps import write_overlaps
+
+    write_overlaps(model, **json.loads(spec), output=output)
 
 
 @app.command()

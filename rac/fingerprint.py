@@ -38,6 +38,7 @@ STAGES = {
     "generate": ["rac.generate"],  # and the model's engine
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
     "diagnostics": ["rac.diagnostics"],
+    "overlaps": ["rac.overlaps"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],
     "report": ["rac.report.page", "rac.matrix", "report/page.html"],

@@ -164,6 +164,7 @@ def _of_model(
             costs.diagnostics(shape, measured, max(map(longest, heldout)), device)
             for _ in (cells if heldout else [])
         ],
+        "overlaps": [Cost()] * len(matrix.masked(config, name)),
         "runtime": [
             costs.runtime(shape, config.workloads[run.workload], device)
             for cell in cells

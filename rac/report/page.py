@@ -20,6 +20,7 @@ def report(
     diagnostics: list[dict],
     generations: list[dict],
     sources: list[dict],
+    overlaps: list[dict],
     provenance: dict,
     output: Path,
 ) -> None:
@@ -35,6 +36,7 @@ def report(
             and "scores"; with "requests" (requests.jsonl.zst) and "problems" (the eval's
             data.jsonl) the page shows prompt tokens and problems too.
         sources: dicts of "model", "source" and "index", the path of its Hessians' index.json.
+        overlaps: dicts of "model", "variant" and "path" of a CSV of `rac.overlaps`.
         provenance: what made the page, shown as it is: nested dicts of values.
         output: report.html.
 
