@@ -41,7 +41,10 @@ STAGES = {
     "overlaps": ["rac.overlaps"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],
-    "report": ["rac.report.page", "rac.matrix", "report/page.html"],
+    "report": [
+        *("rac.report.page", "rac.report.times", "rac.matrix"),
+        *("report/page.html", "report/page.css", "report/page.js"),
+    ],
 }
 
 
