@@ -15,7 +15,7 @@ from markupsafe import Markup
 from rac.artifacts import atomic_folder, read_json, write_text
 from rac.report import answers, gallery, lengths, mechanism, money, outside, style, tidy, times
 
-ROWS = 200  # of a figure's table that the page shows
+ROWS = 100  # of a figure's table that the page shows
 SCRIPT = Path(__file__).with_name("page.js")
 LOOK = Path(__file__).with_name("page.css")
 
@@ -84,6 +84,7 @@ def report(
         lowest += best
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
     drawn += gallery.of_tokens(tokens)
+    style.font()
     svgs = {one.name: style.svg(one.picture.figure) for one in drawn}
     pictures: dict[str, list[dict]] = {}
     for one in drawn:

@@ -1,19 +1,23 @@
 """How figures look, and how they are written: the same figure gives the same bytes."""
 
+import functools
 import io
 import math
 import re
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from fontTools import subset
 from markupsafe import escape
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+FONT = "DejaVu Sans Latin"
 RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#8a8f98",
@@ -23,7 +27,7 @@ RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 8.5,
     "grid.color": "#e3e6ea",
     "grid.linewidth": 0.7,
@@ -42,6 +46,29 @@ RC: dict[Any, Any] = {
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
 BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
+
+
+@functools.cache
+def font() -> tempfile.TemporaryDirectory:
+    """Make DejaVu's Latin letters and signs a font of its own, which goes into a PDF in milliseconds.
+
+    matplotlib cuts the whole font down for each PDF, tables for Arabic and all, which takes longer than the
+    drawing. Names in config.yaml are ASCII, so no other letters are needed. To be called before drawing.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="rac-font-")
+    options = subset.Options(layout_features=[], name_IDs=["*"])
+    options.drop_tables += ["FFTM"]
+    whole = subset.load_font(font_manager.findfont("DejaVu Sans"), options)
+    cut = subset.Subsetter(options)
+    cut.populate(unicodes=[*range(0x20, 0x250), *range(0x2010, 0x2300)])
+    cut.subset(whole)
+    for record in whole["name"].names:
+        if record.nameID in (1, 4, 16):
+            record.string = FONT
+    file = Path(folder.name) / "font.ttf"
+    subset.save_font(whole, file, options)
+    font_manager.fontManager.addfont(file)
+    return folder
 
 
 class Style(NamedTuple):
@@ -159,7 +186,20 @@ def svg(figure: Figure) -> str:
     unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(RC):
         figure.savefig(stream, format="svg", metadata=unsaid)
-    return stream.getvalue()
+    text = re.sub(r"(?<=[ \"(,LMCQ-])(\d+\.\d\d)\d+(?=[ \"),\n])", r"\1", stream.getvalue())
+    text = text.replace(f"font-family: '{FONT}'", "font-family: 'DejaVu Sans', sans-serif")
+    text = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", text)
+    return re.sub(r"(<g clip-path=\"[^\"]*\")>(\s*(?:<use [^>]*/>\s*)+)</g>", _one_style, text)
+
+
+def _one_style(markers: re.Match) -> str:
+    """A group of markers with the style of all of them said once."""
+    opening, inner = markers.groups()
+    styles = set(re.findall(r' style="[^"]*"', inner))
+    if len(styles) != 1:
+        return markers[0]
+    style = styles.pop()
+    return f"{opening}{style}>{inner.replace(style, '')}</g>"
 
 
 def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -> str:
@@ -173,6 +213,8 @@ def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -
     """
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
+    text = re.sub(r">\s+<", "><", text)
     for series, texts in tips.items():
         text = _with_tips(text, series, texts)
     text = re.sub(r'\bid="', f'id="{name}-', text)
