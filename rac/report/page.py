@@ -84,11 +84,10 @@ def report(
         lowest += best
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
     drawn += gallery.of_tokens(tokens)
-    style.font()
-    svgs = {one.name: style.svg(one.picture.figure) for one in drawn}
+    rendered = style.rendered([one.picture.figure for one in drawn])
     pictures: dict[str, list[dict]] = {}
-    for one in drawn:
-        text = style.inline(svgs[one.name], one.name, one.description, one.picture.tips)
+    for one, (text, _) in zip(drawn, rendered, strict=True):
+        text = style.inline(text, one.name, one.description, one.picture.tips)
         picture = {"svg": Markup(text), "caption": one.caption, "table": _table(one)}
         pictures.setdefault(one.topic, []).append(picture)
     script = SCRIPT.read_text(encoding="utf-8")
@@ -123,8 +122,8 @@ def report(
         )
     )
     with atomic_folder(output.parent / "figures") as folder:
-        for one in drawn:
-            style.save(one.picture.figure, svgs[one.name], one.frame, folder, one.name)
+        for one, (text, pdf) in zip(drawn, rendered, strict=True):
+            style.save(text, pdf, one.frame, folder, one.name)
     write_text(output, page)
 
 

@@ -3,9 +3,11 @@
 import functools
 import io
 import math
+import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +45,7 @@ RC: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+PROCESSES = 8  # that draw, at most
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
 BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
@@ -53,7 +56,7 @@ def font() -> tempfile.TemporaryDirectory:
     """Make DejaVu's Latin letters and signs a font of its own, which goes into a PDF in milliseconds.
 
     matplotlib cuts the whole font down for each PDF, tables for Arabic and all, which takes longer than the
-    drawing. Names in config.yaml are ASCII, so no other letters are needed. To be called before drawing.
+    drawing. Names in config.yaml are ASCII, so no other letters are needed.
     """
     folder = tempfile.TemporaryDirectory(prefix="rac-font-")
     options = subset.Options(layout_features=[], name_IDs=["*"])
@@ -99,6 +102,11 @@ MARKERS = ("^", "v", "P", "*", "h", "p", "<", ">", "d", "8")
 def percent_tick(share: float, _: Any) -> str:
     """A tick of a share."""
     return f"{round(100 * share, 6):g}%"
+
+
+def plain_tick(number: float, _: Any) -> str:
+    """A tick without powers of ten."""
+    return f"{number:g}"
 
 
 def points_tick(difference: float, _: Any) -> str:
@@ -176,12 +184,13 @@ def log_axis(axes: Axes, which: str) -> None:
     axis = getattr(axes, f"{which}axis")
     low, high = getattr(axes, f"get_{which}lim")()
     axis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 3, 5)))
-    axis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.set_major_formatter(plain_tick)
     axis.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: Figure) -> str:
     """A figure as SVG text; the same figure gives the same bytes."""
+    font()
     stream = io.StringIO()
     unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(RC):
@@ -246,11 +255,23 @@ def spoken(number: float, share: bool, low: float = math.nan, high: float = math
     return (form.format(number) + ends).replace("-", "−").replace("%", " %")
 
 
-def save(figure: Figure, drawn: str, frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write name.svg (the text `drawn` by `svg`), name.pdf and, with what they show, name.csv."""
-    (folder / f"{name}.svg").write_text(drawn, encoding="utf-8")
+def rendered(figures: Sequence[Figure]) -> list[tuple[str, bytes]]:
+    """Each figure as SVG text and as PDF, several at a time: most of a page's time is spent here."""
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, PROCESSES)) as pool:
+        return list(pool.map(_render, figures, chunksize=4))
+
+
+def _render(figure: Figure) -> tuple[str, bytes]:
+    text, stream = svg(figure), io.BytesIO()
     figure.set_layout_engine("none")  # keep the places that drawing gave
     with rc_context(RC):
         unsaid = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-        figure.savefig(folder / f"{name}.pdf", metadata=unsaid)
+        figure.savefig(stream, format="pdf", metadata=unsaid)
+    return text, stream.getvalue()
+
+
+def save(text: str, pdf: bytes, frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write name.svg, name.pdf and, with what they show, name.csv."""
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    (folder / f"{name}.pdf").write_bytes(pdf)
     frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
