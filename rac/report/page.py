@@ -15,7 +15,7 @@ from markupsafe import Markup
 from rac.artifacts import atomic_folder, read_json, write_text
 from rac.report import answers, gallery, lengths, mechanism, money, outside, style, tidy, times
 
-ROWS = 100  # of a figure's table that the page shows
+ROWS = 60  # of a figure's table that the page shows
 SCRIPT = Path(__file__).with_name("page.js")
 LOOK = Path(__file__).with_name("page.css")
 
@@ -86,8 +86,8 @@ def report(
     drawn += gallery.of_tokens(tokens)
     rendered = style.rendered([one.picture.figure for one in drawn])
     pictures: dict[str, list[dict]] = {}
-    for one, (text, _) in zip(drawn, rendered, strict=True):
-        text = style.inline(text, one.name, one.description, one.picture.tips)
+    for i, (one, (text, _)) in enumerate(zip(drawn, rendered, strict=True)):
+        text = style.inline(text, f"f{i}", one.description, one.picture.tips)
         picture = {"svg": Markup(text), "caption": one.caption, "table": _table(one)}
         pictures.setdefault(one.topic, []).append(picture)
     script = SCRIPT.read_text(encoding="utf-8")

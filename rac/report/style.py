@@ -45,6 +45,7 @@ RC: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+TIPS = 800  # points of a figure that say what they are, at most
 PROCESSES = 8  # that draw, at most
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
@@ -218,16 +219,24 @@ def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -
         text: of `svg`.
         name: unique in the page, of letters, digits, '.', '_' and '-'.
         description: what a screen reader says; plain text.
-        tips: of the picture: `data-tip` of the points of its series.
+        tips: of the picture: `data-tip` of the points of its series, if they are not too many.
     """
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
     text = re.sub(r">\s+<", "><", text)
-    for series, texts in tips.items():
+    for series, texts in tips.items() if sum(map(len, tips.values())) <= TIPS else ():
         text = _with_tips(text, series, texts)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    text = re.sub(r'style="[^"]*"', lambda one: re.sub(r"([:;]) ", r"\1", one[0]), text)
+    text = re.sub(r";stroke-line(cap|join):\w+", "", text)  # page.css says how lines end
+    text = re.sub(
+        r' d="[^"]*"', lambda one: re.sub(r" ?\s?([A-Z]) ?|\s+(?=\")", r"\1", one[0]), text
+    )
+    text = re.sub(r"<g>(<(?:path|text|use) [^>]*(?:/>|>[^<]*</text>))</g>", r"\1", text)
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda one: one[0] if one[1] in used else "", text)
+    text = re.sub(r' id="', f' id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None
     opening = (
