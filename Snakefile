@@ -22,6 +22,8 @@ except RacError as error:
 
 spec = partial(asked.spec, settings)
 ask = partial(asked.ask, settings)
+memory = partial(asked.memory, settings)
+minutes = partial(asked.minutes, settings)
 any_of = asked.any_of
 
 

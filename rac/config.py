@@ -40,8 +40,12 @@ class Model(Strict):
     hub: str | None = Field(None, description="a repository of the hub, as owner/name")
     revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: Literal["gpu", "cpu"] | None = Field(
+        None, description="what its jobs ask for and see; a cpu in float32, else a gpu, if left out"
+    )
     threads: PositiveInt | None = Field(
-        None, description="CPU threads of a job that runs the model; all cores if left out"
+        None,
+        description="CPU threads of a job that runs the model; if left out, all cores, or 8 beside a gpu",
     )
     engine: Literal["auto", "transformers", "vllm"] = Field(
         "auto",

@@ -146,7 +146,7 @@ def restrict(config: Config) -> Config:
         "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
-    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"threads"}}})
+    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"device", "threads"}}})
     for kind, names in kept.items():
         values[kind] = {name: value for name, value in values[kind].items() if name in names}
     return Config.model_validate(values)

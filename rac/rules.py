@@ -10,15 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rac import costs, plan, resources
 from rac.config import Config
+from rac.costs import Cost
 from rac.datasets import embedded, files
 from rac.engines import choose
+from rac.errors import RacError
 from rac.evaluate import sandbox
 from rac.evaluate.harness import runs_programs
 from rac.fingerprint import stage
 from rac.matrix import Cell, restrict
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
+from rac.resources import Assumed
+
+BESIDE_GPU = 8  # CPU threads that feed a GPU
+SAMPLING = ("traces", "generate")  # rules that an engine may spread over several GPUs
 
 
 def check(config: Config) -> None:
@@ -49,7 +56,7 @@ def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
     """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
-    unread = {"threads", "engine", "tensor_parallel", *without}
+    unread = {"device", "threads", "engine", "tensor_parallel", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
         exclude=unread
     )
@@ -65,9 +72,53 @@ def dtype(config: Config, wildcards: Any) -> str:
     return config.models[wildcards.model].dtype
 
 
+def gpu(config: Config, wildcards: Any) -> int:
+    """GPUs of a job that runs the model on one."""
+    model = config.models[wildcards.model]
+    return int((model.device or ("cpu" if model.dtype == "float32" else "gpu")) == "gpu")
+
+
+def gpus(config: Config, wildcards: Any) -> int:
+    """GPUs of a job that samples from the model."""
+    return gpu(config, wildcards) * tensor_parallel(config, wildcards)
+
+
 def threads(config: Config, wildcards: Any) -> int:
-    """CPU threads of a job that runs the model."""
-    return config.models[wildcards.model].threads or os.cpu_count() or 1
+    """CPU threads of a job that runs the model: on it, or to feed a GPU."""
+    free = BESIDE_GPU if gpu(config, wildcards) else os.cpu_count()
+    return config.models[wildcards.model].threads or free or 1
+
+
+def memory(config: Config, rule: str) -> Callable[[Any, int], int]:
+    """Megabytes of host memory that a job of a rule asks for, at the given attempt."""
+
+    def asked(wildcards: Any, attempt: int) -> int:
+        count = (gpus if rule in SAMPLING else gpu)(config, wildcards)
+        return resources.megabytes(_cost(config, rule, wildcards), count, attempt)
+
+    return asked
+
+
+def minutes(config: Config, rule: str) -> Callable[[Any, int], int]:
+    """Minutes that a job of a rule asks for, at the given attempt."""
+
+    def asked(wildcards: Any, attempt: int) -> int:
+        return resources.minutes(_cost(config, rule, wildcards), attempt)
+
+    return asked
+
+
+def _cost(config: Config, rule: str, wildcards: Any) -> Cost:
+    """What a job takes; a guess where the model's sizes are not known yet."""
+    name = wildcards.model
+    known = plan.known_models(config, [name])
+    try:
+        shape = costs.shape(known[name], config.models[name].dtype)
+    except (KeyError, RacError):
+        return resources.UNKNOWN
+    device = resources.device(gpu(config, wildcards), threads(config, wildcards))
+    rows = plan.known_rows(config)
+    return resources.cost(config, shape, rows, Assumed(device), rule, wildcards)
 
 
 def engine(config: Config, wildcards: Any) -> str:

@@ -12,6 +12,10 @@ rule compress:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("compress"),
+        runtime=minutes("compress"),
     params:
         spec=ask("variant_spec"),
         calibration=ask("calibration_spec"),

@@ -14,6 +14,10 @@ rule diagnostics:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("diagnostics"),
+        runtime=minutes("diagnostics"),
     params:
         dtype=ask("dtype"),
         code=stage("diagnostics"),

@@ -14,6 +14,9 @@ rule generate:
     threads: ask("threads")
     resources:
         tensor_parallel=ask("tensor_parallel"),
+        gpu=ask("gpus"),
+        mem_mb=memory("generate"),
+        runtime=minutes("generate"),
     params:
         spec=spec("evals", "eval", without=["sandbox"]),
         model=spec("models", "model"),

@@ -11,6 +11,10 @@ rule hessians:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("hessians"),
+        runtime=minutes("hessians"),
     params:
         dtype=ask("dtype"),
         code=stage("hessians"),

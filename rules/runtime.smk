@@ -11,6 +11,11 @@ rule runtime:
     conda:
         "../envs/rac.yaml"
     threads: workflow.cores or 1  # alone on the machine, so that nothing else is in the times
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("runtime"),
+        runtime=minutes("runtime"),
+        cpus_per_task=ask("threads"),
     params:
         spec=spec("workloads", "workload"),
         dtype=ask("dtype"),

@@ -14,6 +14,9 @@ rule traces:
     threads: ask("threads")
     resources:
         tensor_parallel=ask("tensor_parallel"),
+        gpu=ask("gpus"),
+        mem_mb=memory("traces"),
+        runtime=minutes("traces"),
     params:
         spec=spec("sources", "source"),
         model=spec("models", "model"),
