@@ -289,10 +289,11 @@ def report(
     output: Output,
 ) -> None:
     """The page of a run."""
-    from rac import artifacts, matrix
+    from rac import matrix
+    from rac.provenance import provenance
     from rac.report.page import report as write_page
 
-    made = artifacts.provenance(config=config.model_dump(mode="json"))["provenance"]
+    made = provenance("report", config=config.model_dump(mode="json"))["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
     cells = matrix.report_cells(config)
     write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
@@ -317,6 +318,24 @@ def plan(
     settings = definitions.validate(values, str(config))
     rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
     print(plans.table(rows), end="")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Option(help="the project's folder")] = Path(),
+) -> None:
+    """Compare every artefact with the hashes that were written with it."""
+    from rac.verify import verify as look_at
+
+    seen, wrong = 0, []
+    for finding in look_at(folder):
+        seen += 1
+        if finding.wrong:
+            wrong.append(finding)
+            print(finding.wrong, flush=True)
+    print(f"{seen} files compared, {len(wrong)} of them damaged or missing")
+    if wrong:
+        sys.exit(1)
 
 
 @app.command()

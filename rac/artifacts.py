@@ -1,19 +1,16 @@
-"""Files that are whole or absent: atomic writes, part files that survive a kill, hashes, provenance."""
+"""Files that are whole or absent: atomic writes, part files that survive a kill, hashes, locks."""
 
 import contextlib
 import fcntl
 import glob
 import gzip
 import hashlib
-import importlib.metadata
 import io
 import itertools
 import json
 import os
-import platform
 import shutil
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +19,6 @@ from typing import Any, Literal
 import zstandard
 from safetensors import SafetensorError
 
-from rac import __version__
 from rac.errors import RacError
 
 UMASK = os.umask(0)
@@ -295,24 +291,6 @@ def _header(folder: Path) -> str | None:
     file = folder / "header.json"
     found = read_json(file) if file.exists() else None
     return found.get("identity") if isinstance(found, dict) else None
-
-
-def provenance(**inputs: Any) -> dict:
-    """What made an artefact: its `inputs` (hashes, definitions), package versions, machine and time."""
-    packages = ("torch", "transformers", "safetensors", "lm_eval", "math-verify")
-    return {
-        "provenance": {
-            "inputs": inputs,
-            "versions": {"python": platform.python_version(), "rac": __version__}
-            | {name: importlib.metadata.version(name) for name in packages},
-            "machine": {
-                "host": platform.node(),
-                "processor": platform.machine(),
-                "cores": os.cpu_count(),
-            },
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-    }
 
 
 def hold(path: Path) -> None:

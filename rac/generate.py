@@ -6,12 +6,13 @@ from pathlib import Path
 
 import torch
 
-from rac.artifacts import keep_parts, provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval, Model
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, of_shard
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 
 
 def write_generations(
@@ -77,7 +78,8 @@ def write_generations(
     write_json(
         output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
-        | provenance(**inputs),
+        | hashes(output.parent, output.name)
+        | provenance("generate", **inputs),
     )
 
 

@@ -8,7 +8,6 @@ import torch
 
 from rac.artifacts import (
     keep_parts,
-    provenance,
     read_jsonl,
     sha256_file,
     sha256_json,
@@ -22,6 +21,7 @@ from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 from rac.sources import prompt_ids
 
 
@@ -85,7 +85,8 @@ def write_traces(
             "prompt_tokens": sum(row["prompt_length"] for row in rows),
             "finished": sum(row["finish_reason"] == "stop" for row in rows) / len(rows),
         }
-        | provenance(**inputs),
+        | hashes(output.parent, output.name)
+        | provenance("traces", **inputs),
     )
     shutil.rmtree(work)
 

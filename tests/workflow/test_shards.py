@@ -9,7 +9,6 @@ from rac.artifacts import sha256_file
 pytestmark = pytest.mark.slow
 
 
-
 def test_a_run_in_shards_gives_the_same_samples_and_table(fresh, finished_project):
     def cut(values):
         for name in ("traces", "heldout", "text"):
