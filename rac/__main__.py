@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from rac import config as definitions
+from rac import slots
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -49,6 +50,17 @@ Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
 Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
 File = Annotated[Path, typer.Option()]
+
+
+@app.callback()
+def job(
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs that the verb may see, and has to itself")
+    ] = None,
+) -> None:
+    """One verb a stage of the workflow."""
+    if gpus is not None:
+        slots.take(gpus)
 
 
 @app.command()

@@ -23,7 +23,7 @@ rule generate:
         engine=ask("engine"),
         code=ask("generate_code"),
     shell:
-        "python -m rac generate --spec {params.spec:q} --model-spec {params.model:q}"
+        "python -m rac --gpus {resources.gpu} generate --spec {params.spec:q} --model-spec {params.model:q}"
         " --checkpoint {input.checkpoint:q} --requests {input.requests:q}"
         " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " --code {params.code} --output {output.generations:q} --record {output.record:q} > {log:q} 2>&1"

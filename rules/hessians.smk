@@ -19,5 +19,5 @@ rule hessians:
         dtype=ask("dtype"),
         code=stage("hessians"),
     shell:
-        "python -m rac hessians --dtype {params.dtype} --model {input.model:q}"
+        "python -m rac --gpus {resources.gpu} hessians --dtype {params.dtype} --model {input.model:q}"
         " --sequences {input.sequences:q} --output {output:q} > {log:q} 2>&1"

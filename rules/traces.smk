@@ -23,7 +23,7 @@ rule traces:
         engine=ask("engine"),
         code=ask("traces_code"),
     shell:
-        "python -m rac traces --spec {params.spec:q} --name {wildcards.source}"
+        "python -m rac --gpus {resources.gpu} traces --spec {params.spec:q} --name {wildcards.source}"
         " --model-spec {params.model:q} --model {input.model:q} --dataset {input.dataset:q}"
         " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " --code {params.code} --output {output.traces:q} > {log:q} 2>&1"
