@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from rac import config as definitions
+from rac import slots
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -65,6 +66,17 @@ Shard = Annotated[
 ]
 Shards = Annotated[list[Path], typer.Option(help="the shards that were made, to put together")]
 File = Annotated[Path, typer.Option()]
+
+
+@app.callback()
+def job(
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs that the verb may see, and has to itself")
+    ] = None,
+) -> None:
+    """One verb a stage of the workflow."""
+    if gpus is not None:
+        slots.take(gpus)
 
 
 @app.command()

@@ -45,7 +45,7 @@ class Model(Strict):
     )
     threads: PositiveInt | None = Field(
         None,
-        description="CPU threads of a job that runs the model; if left out, all cores, or 8 beside a gpu",
+        description="CPU threads of a job that runs the model; if left out, all cores, or 4 beside a gpu",
     )
     engine: Literal["auto", "transformers", "vllm"] = Field(
         "auto",

@@ -25,7 +25,7 @@ from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
 
-BESIDE_GPU = 8  # CPU threads that feed a GPU
+BESIDE_GPU = 4  # CPU threads that feed a GPU
 SAMPLING = ("traces", "generate")  # rules that an engine may spread over several GPUs
 
 

@@ -22,6 +22,6 @@ rule diagnostics:
         dtype=ask("dtype"),
         code=stage("diagnostics"),
     shell:
-        "python -m rac diagnostics --dtype {params.dtype} --model {input.model:q}"
+        "python -m rac --gpus {resources.gpu} diagnostics --dtype {params.dtype} --model {input.model:q}"
         " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q}"
         " --thoughts {input.thoughts:q} --text {input.text:q} --output {output:q} > {log:q} 2>&1"

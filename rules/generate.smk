@@ -25,7 +25,7 @@ rule generate:
         shards=lambda wildcards, input: [f"--shards={path}" for path in input.shards],
         code=ask("generate_code"),
     shell:
-        "python -m rac generate --spec {params.spec:q} --model-spec {params.model:q}"
+        "python -m rac --gpus {resources.gpu} generate --spec {params.spec:q} --model-spec {params.model:q}"
         " --checkpoint {input.checkpoint:q} --requests {input.requests:q}"
         " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " {params.shards:q} --code {params.code} --output {output.generations:q}"
@@ -59,7 +59,7 @@ rule generate_shard:
         shard=ask("shard"),
         code=ask("generate_code"),
     shell:
-        "python -m rac generate --spec {params.spec:q} --model-spec {params.model:q}"
+        "python -m rac --gpus {resources.gpu} generate --spec {params.spec:q} --model-spec {params.model:q}"
         " --checkpoint {input.checkpoint:q} --requests {input.requests:q}"
         " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " --shard {params.shard} --code {params.code} --output {output:q} > {log:q} 2>&1"

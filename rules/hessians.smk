@@ -22,8 +22,9 @@ rule hessians:
         shards=lambda wildcards, input: [f"--shards={path}" for path in input.shards],
         code=stage("hessians"),
     shell:
-        "python -m rac hessians --dtype {params.dtype} --spill={resources.spill:q} --model {input.model:q}"
-        " --sequences {input.sequences:q} {params.shards:q} --output {output:q} > {log:q} 2>&1"
+        "python -m rac --gpus {resources.gpu} hessians --dtype {params.dtype}"
+        " --spill={resources.spill:q} --model {input.model:q} --sequences {input.sequences:q}"
+        " {params.shards:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule hessians_shard:
@@ -49,5 +50,6 @@ rule hessians_shard:
         shard=ask("shard"),
         code=stage("hessians"),
     shell:
-        "python -m rac hessians --dtype {params.dtype} --spill={resources.spill:q} --model {input.model:q}"
-        " --sequences {input.sequences:q} --shard {params.shard} --output {output:q} > {log:q} 2>&1"
+        "python -m rac --gpus {resources.gpu} hessians --dtype {params.dtype}"
+        " --spill={resources.spill:q} --model {input.model:q} --sequences {input.sequences:q}"
+        " --shard {params.shard} --output {output:q} > {log:q} 2>&1"

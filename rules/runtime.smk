@@ -21,6 +21,6 @@ rule runtime:
         dtype=ask("dtype"),
         code=stage("runtime"),
     shell:
-        "python -m rac runtime --spec {params.spec:q} --dtype {params.dtype}"
+        "python -m rac --gpus {resources.gpu} runtime --spec {params.spec:q} --dtype {params.dtype}"
         " --model {input.model:q} --checkpoint {input.checkpoint:q} --output {output:q}"
         " > {log:q} 2>&1"

@@ -25,7 +25,7 @@ rule traces:
         shards=lambda wildcards, input: [f"--shards={path}" for path in input.shards],
         code=ask("traces_code"),
     shell:
-        "python -m rac traces --spec {params.spec:q} --name {wildcards.source}"
+        "python -m rac --gpus {resources.gpu} traces --spec {params.spec:q} --name {wildcards.source}"
         " --model-spec {params.model:q} --model {input.model:q} --dataset {input.dataset:q}"
         " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " {params.shards:q} --code {params.code} --output {output.traces:q} > {log:q} 2>&1"
@@ -56,7 +56,7 @@ rule traces_shard:
         shard=ask("shard"),
         code=ask("traces_code"),
     shell:
-        "python -m rac traces --spec {params.spec:q} --name {wildcards.source}"
+        "python -m rac --gpus {resources.gpu} traces --spec {params.spec:q} --name {wildcards.source}"
         " --model-spec {params.model:q} --model {input.model:q} --dataset {input.dataset:q}"
         " --engine {params.engine} --tensor-parallel {resources.tensor_parallel}"
         " --shard {params.shard} --code {params.code} --output {output:q} > {log:q} 2>&1"

@@ -86,11 +86,11 @@ def test_more_threads_of_a_cpu_are_faster_and_a_gpu_is_as_fast_as_it_is():
 @pytest.mark.parametrize(
     ("model", "gpu", "gpus", "threads"),
     [
-        ({}, 1, 1, 8),
-        ({"tensor_parallel": 4}, 1, 4, 8),
+        ({}, 1, 1, 4),
+        ({"tensor_parallel": 4}, 1, 4, 4),
         ({"threads": 3}, 1, 1, 3),
         ({"dtype": "float32", "threads": 2}, 0, 0, 2),
-        ({"dtype": "float32", "device": "gpu"}, 1, 1, 8),
+        ({"dtype": "float32", "device": "gpu"}, 1, 1, 4),
         ({"device": "cpu", "threads": 6, "tensor_parallel": 2}, 0, 0, 6),
     ],
 )
