@@ -17,7 +17,7 @@ rule generate:
     params:
         spec=spec("evals", "eval", without=["sandbox"]),
         model=spec("models", "model"),
-        engine=ask("engine"),
+        engine=ask("generate_engine"),
         code=ask("generate_code"),
     shell:
         "python -m rac generate --spec {params.spec:q} --model-spec {params.model:q}"
