@@ -4,6 +4,7 @@ Definitions come as JSON, exactly as config.yaml states them. A message of one l
 that something outside the code is to be put right.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,10 @@ def parse(kind: type[Kind], text: str) -> Kind:
         raise RacError(f"{where}: {first['msg']}") from None
 
 
+# Tasks of lm-eval ask nobody: rows come from data files, and tokenizers from folders.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """Which shard of how many, written as 0/8.
 
@@ -59,6 +64,9 @@ Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
 Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
 Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
+Answerer = Annotated[
+    str, typer.Option(help="what samples, or `likelihoods` where nothing is sampled")
+]
 Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
 Shard = Annotated[
@@ -206,6 +214,7 @@ def requests(
     output: Output,
 ) -> None:
     """The prompts of an evaluation, by lm-eval and the model's chat template."""
+    os.environ.update(OFFLINE)
     from rac.evaluate.requests import build_requests
 
     build_requests(task, dataset, model, output)
@@ -217,14 +226,19 @@ def generate(
     model_spec: Annotated[Any, definition(definitions.Model)],
     checkpoint: Folder,
     requests: File,
-    engine: Engine,
+    engine: Answerer,
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
     shard: Shard = None,
     shards: Shards = [],  # noqa: B006
 ) -> None:
-    """A checkpoint's answers."""
+    """A checkpoint's answers, or the log-likelihoods of those that are given."""
+    if engine == "likelihoods":
+        from rac.likelihoods import write_likelihoods
+
+        write_likelihoods(model_spec.dtype, checkpoint, requests, code, output)
+        return
     from rac.generate import write_generations, write_shard
 
     asked = (spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output)
@@ -244,6 +258,7 @@ def score(
     metrics: Output,
 ) -> None:
     """Verdicts and metrics of stored answers."""
+    os.environ.update(OFFLINE)
     from rac.evaluate.score import score as score_generations
 
     score_generations(spec, dataset, requests, generations, scores, metrics)

@@ -1,7 +1,6 @@
 """Stage `diagnostics`: what compression did, on data that no calibration saw."""
 
 import itertools
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +13,7 @@ from rac.artifacts import read_json, sha256_file, write_json
 from rac.config import Calibration
 from rac.divergences import kl_divergence
 from rac.errors import RacError
+from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
@@ -204,17 +204,3 @@ def _score_batch(
         kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
         found.append(Scored(loss.item(), kl * len(targets), len(targets)))
     return found
-
-
-def ratio(scored: list[tuple[float, int]]) -> tuple[float, float | None]:
-    """Loss a token, Σ losses / Σ tokens, and the standard error of this ratio over sequences.
-
-    Sequences are what is drawn, and tokens of one hang together: the ratio estimator's linearized
-    variance (Cochran, Sampling Techniques, eq. 6.13). None for a single sequence.
-    """
-    total = sum(tokens for _, tokens in scored)
-    loss = sum(loss for loss, _ in scored) / total
-    if len(scored) == 1:
-        return loss, None
-    squares = sum((of_one - loss * tokens) ** 2 for of_one, tokens in scored)
-    return loss, math.sqrt(squares * len(scored) / (len(scored) - 1)) / total

@@ -39,6 +39,7 @@ STAGES = {
     "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
     "generate": ["rac.generate"],  # and the model's engine
+    "likelihoods": ["rac.likelihoods"],  # in place of both, where the task draws no samples
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
     "diagnostics": ["rac.diagnostics"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rac import __version__
 from rac.artifacts import sha256_json
 from rac.config import Config
+from rac.evaluate.harness import SAMPLES, output_type
 from rac.fingerprint import CHOSEN, STAGES, fingerprint
 from rac.variants import Variant
 
@@ -244,7 +245,7 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
                 "problems": f"resources/datasets/{config.evals[row['eval']].dataset}/data.jsonl",
             }
             for row in rows
-            if row["eval"]
+            if row["eval"] and output_type(config.evals[row["eval"]].task) == SAMPLES
         ],
         "sources": [
             {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}
