@@ -273,11 +273,26 @@ def diagnostics(
     thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
     text: Annotated[Path, typer.Option(help="sequences of held-out text")],
     output: Output,
+    tokens: Output,
 ) -> None:
     """Layer errors and losses on what no calibration saw."""
     from rac.diagnostics import diagnose
 
-    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output)
+    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output, tokens)
+
+
+@app.command()
+def overlaps(
+    spec: Annotated[str, typer.Option(help="what is compared, as JSON")],
+    model: Folder,
+    output: Output,
+) -> None:
+    """How alike calibrations choose: kept weights, and what makes a weight important."""
+    import json
+
+    from rac.overlaps import write_overlaps
+
+    write_overlaps(model, **json.loads(spec), output=output)
 
 
 @app.command()
@@ -311,19 +326,69 @@ def summary(
 @app.command()
 def report(
     config: Annotated[Any, definition(definitions.Config)],
-    summary: File,
-    comparisons: File,
+    summary: Annotated[Path, typer.Option(help="comparisons.csv and budgets.csv lie beside it")],
     output: Output,
 ) -> None:
     """The page of a run."""
+    _write_page(config, summary, output)
+
+
+def _write_page(
+    config: Any, summary: Path, output: Path, lacking: list[dict] | None = None
+) -> None:
     from rac import matrix
     from rac.provenance import provenance
-    from rac.report.page import report as write_page
+    from rac.report import page, times
 
-    made = provenance("report", config=config.model_dump(mode="json"))["provenance"]
+    made = provenance("report")["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
     cells = matrix.report_cells(config)
-    write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
+    run = {(*cell,) for cell in matrix.plan(config, config.run).cells}
+    names = list(dict.fromkeys(model for model, *_ in run))
+    page.report(
+        summary,
+        summary.with_name("comparisons.csv"),
+        summary.with_name("budgets.csv"),
+        **cells,
+        config=config.model_dump(mode="json"),
+        provenance={"command": command, "page": made},
+        output=output,
+        stages=times.stage_times(Path("results"), sorted(names), run),
+        lacking=lacking,
+    )
+
+
+@app.command()
+def preview(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Table and page of a run that is not finished or failed in places, in results/preview/."""
+    from rac import matrix
+    from rac.report import preview as previews
+    from rac.report.summary import summarize
+
+    settings = matrix.restrict(_read_config(config, run))
+    cells = matrix.summary_cells(settings)
+    lacking = previews.lacking(cells)
+    output = Path("results/preview/summary.csv")
+    identity, version = matrix.identity(settings), matrix.code_version()
+    summarize(previews.so_far(cells), settings.run, identity, version, output)
+    _write_page(settings, output, output.with_name("report.html"), lacking)
+    print(f"{len(cells) - len(lacking)} of {len(cells)} cells are complete: {output.parent}")
+
+
+def _read_config(file: Path, run: str | None) -> definitions.Config:
+    """A configuration, with `run` as its active run if one is named."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RacError(f"{file} cannot be read: {error}") from None
+    if run and isinstance(values, dict):
+        values["run"] = run
+    return definitions.validate(values, str(file))
 
 
 @app.command()
@@ -332,17 +397,9 @@ def plan(
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
 ) -> None:
     """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
-    import yaml
-
     from rac import plan as plans
 
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RacError(f"{config} cannot be read: {error}") from None
-    if run and isinstance(values, dict):
-        values["run"] = run
-    settings = definitions.validate(values, str(config))
+    settings = _read_config(config, run)
     rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
     print(plans.table(rows), end="")
 

@@ -223,6 +223,29 @@ def summary_cells(config: Config) -> list[dict]:
     return rows
 
 
+def masked(config: Config, model: str) -> dict[str, list[str]]:
+    """Variant → calibrations (two or more) of a model in the active run whose zeros can be compared.
+
+    Only the variant that the page looks at: of those with most calibrations, the one nearest to 50 % zeros.
+    """
+    variants = config.variant_cells()
+    calibrations: dict[str, list[str]] = {}
+    for cell in plan(config, config.run).cells:
+        if cell.model == model and cell.calibration != "none":
+            calibrations.setdefault(cell.variant, []).append(cell.calibration)
+    found = {}
+    for variant, of_variant in calibrations.items():
+        definition = variants[variant][1]
+        has_zeros = definition.solver not in (None, "structured") and not definition.quantize
+        if has_zeros and len(of_variant) > 1:
+            found[variant] = of_variant
+
+    def order(variant: str) -> tuple[int, float]:
+        return -len(found[variant]), abs(variants[variant][1].sparsity_asked - 0.5)
+
+    return {variant: found[variant] for variant in sorted(found, key=order)[:1]}
+
+
 def report_cells(config: Config) -> dict[str, list[dict]]:
     """What the page shows beside the table: diagnostics and generations by cell, sources by model."""
     run = config.runs[config.run]
@@ -230,7 +253,8 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
     keys = ("model", "calibration", "variant", "eval")
     return {
         "diagnostics": [
-            {key: row[key] for key in keys[:3]} | {"path": row["diagnostics"]}
+            {key: row[key] for key in keys[:3]}
+            | {"path": row["diagnostics"], "tokens": token_file(row["diagnostics"])}
             for row in {
                 (row["model"], row["calibration"], row["variant"]): row for row in rows
             }.values()
@@ -254,13 +278,25 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
             for name in measured_sources(config, model)
             if run.heldout is None or name != run.heldout.text
         ],
+        "overlaps": [
+            {"model": model, "variant": variant, "path": f"results/{model}/overlaps/{variant}.csv"}
+            for model in config.models
+            if model in _used(config, "models")
+            for variant in masked(config, model)
+        ],
     }
+
+
+def token_file(diagnostics: str) -> str:
+    """Where the errors of every token lie, beside the diagnostics."""
+    return f"{diagnostics.removesuffix('.json')}.tokens.jsonl.zst"
 
 
 def report_files(config: Config) -> list[str]:
     """Every file that the page is made from, beside the table."""
     cells = report_cells(config)
-    files = [row["path"] for row in cells["diagnostics"]]
+    files = [row[key] for row in cells["diagnostics"] for key in ("path", "tokens")]
+    files += [row["path"] for row in cells["overlaps"]]
     files += [row[key] for row in cells["generations"] for key in ANSWER_FILES]
     files += [os.path.dirname(row["index"]) for row in cells["sources"]]
     return list(dict.fromkeys(files))

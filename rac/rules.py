@@ -20,7 +20,7 @@ from rac.errors import RacError
 from rac.evaluate import sandbox
 from rac.evaluate.harness import SAMPLES, output_type, runs_programs
 from rac.fingerprint import stage
-from rac.matrix import EXECUTION, Cell, defining, restrict
+from rac.matrix import EXECUTION, Cell, defining, masked, restrict
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
@@ -345,6 +345,39 @@ def eval_task_file(config: Config, wildcards: Any) -> list[str]:
     """The user's own task file, where the task is one."""
     task = config.evals[wildcards.eval].task
     return [task] if task.endswith((".yaml", ".yml")) else []
+
+
+def overlap_checkpoints(config: Config, wildcards: Any) -> list[str]:
+    """The checkpoints of a variant whose zeros are compared."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    return [
+        Cell(wildcards.model, calibration, wildcards.variant).checkpoint
+        for calibration in calibrations
+    ]
+
+
+def overlap_hessians(config: Config, wildcards: Any) -> list[str]:
+    """The stored Hessians of the calibrations that are compared."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    used = [config.calibrations[name].sources(config.sources) for name in calibrations]
+    names = dict.fromkeys(source for sources in used for source in sources)
+    return [f"results/{wildcards.model}/hessians/{source}" for source in names]
+
+
+def overlap_spec(config: Config, wildcards: Any) -> str:
+    """What `rac.overlaps.write_overlaps` takes, as JSON."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    hessians = overlap_hessians(config, wildcards)
+    spec = {
+        "checkpoints_of": dict(
+            zip(calibrations, overlap_checkpoints(config, wildcards), strict=True)
+        ),
+        "calibrations": {
+            name: config.calibrations[name].model_dump(mode="json") for name in calibrations
+        },
+        "sources": {os.path.basename(folder): folder for folder in hessians},
+    }
+    return json.dumps(spec)
 
 
 def run_config(config: Config, wildcards: Any) -> str:
