@@ -405,6 +405,38 @@ def plan(
 
 
 @app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Where a run stands: what is done, runs, failed or is missing, with its time and size."""
+    from rac import status as states
+
+    print(states.table(states.status(_read_config(config, run))), end="")
+
+
+@app.command()
+def clean(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    remove: Annotated[bool, typer.Option("--remove", help="remove what is listed")] = False,
+) -> None:
+    """List what no run of the configuration needs; remove it if asked to."""
+    from rac import artifacts
+    from rac import clean as cleaning
+    from rac.status import LOCK, size
+
+    if remove:
+        artifacts.hold(LOCK)
+    artefacts = cleaning.unused(_read_config(config, None))
+    for path in artefacts:
+        print(f"{size(path) / 1e6:10,.1f} MB  {path}")
+    total = sum(map(size, artefacts)) / 1e6
+    print(f"{total:10,.1f} MB  {'removed' if remove else 'in all; --remove removes it'}")
+    if remove:
+        cleaning.remove(artefacts)
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Option(help="the project's folder")] = Path(),
 ) -> None:
