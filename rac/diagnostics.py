@@ -1,6 +1,7 @@
 """Stage `diagnostics`: what compression did, on data that no calibration saw."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ from rac import blocks, hessians, sources
 from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
 from rac.config import Calibration
 from rac.divergences import kl_divergence
+from rac.engines import NOT_NUMBERS
 from rac.errors import RacError
 from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
@@ -205,6 +207,9 @@ def score_sequences(
         reference: the dense one; None if that is `network`, whose divergence is 0.
         sequences: token ids and prompt lengths.
         skip_prompt: predict decode tokens only; otherwise all but the first token.
+
+    Raises:
+        RacError: logits are not numbers; names the sequence.
     """
     vocabulary = network.config.get_text_config().vocab_size
     scored: dict[int, Scored] = {}
@@ -213,6 +218,8 @@ def score_sequences(
         chosen = [sequences[i] for i in batch]
         found = _score_batch(network, reference, chosen, skip_prompt)
         scored |= {i: one for i, one in zip(batch, found, strict=True) if one}
+        for i in (i for i, one in scored.items() if math.isnan(one.loss)):
+            raise RacError(f"sequence {i}: {NOT_NUMBERS}")
     return [scored[i] for i in sorted(scored)]
 
 

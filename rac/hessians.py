@@ -6,6 +6,7 @@ source may be cut into shards, and the Hessians of its shards added.
 """
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from rac.config import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint, weights
-from rac.models.skeleton import skeleton
+from rac.models.skeleton import default_device, skeleton
 from rac.progress import progress
 from rac.provenance import hashes, provenance
 
@@ -49,7 +50,7 @@ def accumulate(
         output: folder to write: layer-000.safetensors … (one a block, the last of the output
             embedding) and index.json.
         batch_tokens: how many tokens, padding included, are run together; by default what suits the
-            device, `rac.blocks.BATCH_TOKENS`.
+            device, `rac.blocks.BATCH_TOKENS`. Halved where memory turns out to be short.
         shard: (i, n): only sequences i, i + n, i + 2n, …; `add` makes the whole of all n.
         spill: a folder of a disk for hidden states to wait on; in memory without.
 
@@ -68,7 +69,6 @@ def accumulate(
     read = read[number::count]
     groups = linear.groups(skeleton(model, dtype))
     parts = source_parts(metadata["kind"])
-    steps = groups[-1]["block"] + 1
     index = {
         "model": identity,
         "sequences": sha256_file(sequences),
@@ -78,8 +78,40 @@ def accumulate(
         "parts": {part: {"tokens": n} for part, n in count_tokens(read, parts).items()},
         "groups": [{**group, "file": _file_of(group["block"])} for group in groups],
     }
+    longest = max(len(sequence.token_ids) for sequence in read)
+    tokens = batch_tokens or blocks.BATCH_TOKENS[default_device()]
+    while True:
+        try:
+            with atomic_folder(output) as folder:
+                _walk(model, dtype, read, tokens, spill, groups, parts, folder)
+                _save_index(folder, index | {"batch_tokens": tokens})
+            return
+        except torch.OutOfMemoryError as error:
+            line = " ".join(str(error).split())[:200]
+            if tokens <= longest:
+                raise RacError(
+                    f"memory is short for a sequence of {longest} tokens: {line}"
+                ) from None
+        tokens = max(tokens // 2, longest)
+        print(f"memory is short: again with {tokens} tokens at once ({line})", file=sys.stderr)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _walk(
+    model: Path,
+    dtype: str,
+    read: list[sources.Sequence],
+    batch_tokens: int,
+    spill: Path | None,
+    groups: list[dict],
+    parts: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """Write the layer files of all blocks to `folder`."""
     total, done = sum(len(sequence.token_ids) for sequence in read), 0
-    with atomic_folder(output) as folder, progress("hessians", total) as advance:
+    steps = groups[-1]["block"] + 1
+    with progress("hessians", total) as advance:
 
         def passed(tokens):  # through one block of several
             nonlocal done
@@ -93,7 +125,6 @@ def accumulate(
                 raise RacError(f"{name} of {model} gets activations that are not finite in {dtype}")
             _save(folder, step.index, inputs)
             del inputs  # before the next block's
-        _save_index(folder, index)
 
 
 def add(folders: list[Path], output: Path) -> None:

@@ -66,8 +66,10 @@ SAMPLES = {i: ([steps, 100 + i], i) for i, steps in enumerate([5, 1, 3, 2, 2, 4]
 ANSWERS = {i: Completion([*token_ids, seed], "stop") for i, (token_ids, seed) in SAMPLES.items()}
 
 
-def finished(stand_in, batch):
-    return engine.finished(stand_in, SAMPLES, lambda token_ids, seed: (token_ids, seed), batch)
+def finished(stand_in, batch, alive=lambda: None):
+    return engine.finished(
+        stand_in, SAMPLES, lambda token_ids, seed: (token_ids, seed), batch, alive
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 6, 100])
@@ -135,7 +137,7 @@ def answers():
         for group in engine.open_engine(TASK)(list(prompts), list(seeds), counts.append)
         for pair in group
     ]
-    assert len(flat) == len(SAMPLES) == len(counts)
+    assert len(flat) == len(SAMPLES) == sum(count > 0 for count in counts)  # 0: alive
     assert sum(counts) == sum(len(completion.token_ids) for _, completion in flat)
     return dict(flat)
 
