@@ -14,6 +14,9 @@ from rac.fingerprint import stage
 configfile: "config.yaml"
 
 
+if workflow.remote_exec:  # a job of a cluster has what its run started with
+    config = artifacts.read_json("results/.config.json")
+
 try:
     settings = definitions.validate(config)
     asked.check(settings)
@@ -67,6 +70,7 @@ include: "rules/report.smk"
 
 onstart:
     artifacts.hold("results/.lock")
+    artifacts.write_json("results/.config.json", config)
 
 
 onsuccess:
