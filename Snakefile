@@ -40,6 +40,7 @@ wildcard_constraints:
     variant=any_of(["dense", *settings.variant_cells()]),
     eval=any_of(settings.evals),
     workload=any_of(settings.workloads),
+    shard=r"\d+",
 
 
 localrules:

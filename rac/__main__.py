@@ -42,6 +42,18 @@ def parse(kind: type[Kind], text: str) -> Kind:
         raise RacError(f"{where}: {first['msg']}") from None
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """Which shard of how many, written as 0/8.
+
+    Raises:
+        RacError: it is none.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise RacError(f"'{text}' is no shard: write 0/8 for the first of eight")
+    return int(number), int(count)
+
+
 Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
 Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
@@ -49,6 +61,10 @@ Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloa
 Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
 Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
+Shard = Annotated[
+    Any, typer.Option(metavar="I/N", parser=shard_of, help="only this shard, as a folder; from 0/N")
+]
+Shards = Annotated[list[Path], typer.Option(help="the shards that were made, to put together")]
 File = Annotated[Path, typer.Option()]
 
 
@@ -97,11 +113,17 @@ def traces(
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """On-policy chains of thought of the dense model."""
-    from rac.traces import write_traces
+    from rac.traces import write_shard, write_traces
 
-    write_traces(spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    asked = (spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    if shard:
+        write_shard(*asked, shard)
+    else:
+        write_traces(*asked, shards)
 
 
 @app.command()
@@ -126,11 +148,26 @@ def hessians(
     model: Folder,
     sequences: Annotated[Path, typer.Option(help="sequences.safetensors of the source")],
     output: Output,
+    spill: Annotated[
+        str, typer.Option(help="a folder for hidden states to wait in; memory without")
+    ] = "",
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """Hessians of the dense model over a source."""
-    from rac.hessians import accumulate
+    from rac.hessians import accumulate, add
 
-    accumulate(model, sequences, dtype, output)
+    if shards:
+        add(shards, output)
+    else:
+        accumulate(
+            model,
+            sequences,
+            dtype,
+            output,
+            shard=shard or (0, 1),
+            spill=Path(spill) if spill else None,
+        )
 
 
 @app.command()
@@ -184,14 +221,17 @@ def generate(
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
-    record: Output,
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """A checkpoint's answers."""
-    from rac.generate import write_generations
+    from rac.generate import write_generations, write_shard
 
-    write_generations(
-        *(spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output, record)
-    )
+    asked = (spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output)
+    if shard:
+        write_shard(*asked, shard)
+    else:
+        write_generations(*asked, shards)
 
 
 @app.command()
@@ -261,10 +301,11 @@ def report(
     output: Output,
 ) -> None:
     """The page of a run."""
-    from rac import artifacts, matrix
+    from rac import matrix
+    from rac.provenance import provenance
     from rac.report.page import report as write_page
 
-    made = artifacts.provenance(config=config.model_dump(mode="json"))["provenance"]
+    made = provenance("report", config=config.model_dump(mode="json"))["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
     cells = matrix.report_cells(config)
     write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
@@ -289,6 +330,24 @@ def plan(
     settings = definitions.validate(values, str(config))
     rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
     print(plans.table(rows), end="")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Option(help="the project's folder")] = Path(),
+) -> None:
+    """Compare every artefact with the hashes that were written with it."""
+    from rac.verify import verify as look_at
+
+    seen, wrong = 0, []
+    for finding in look_at(folder):
+        seen += 1
+        if finding.wrong:
+            wrong.append(finding)
+            print(finding.wrong, flush=True)
+    print(f"{seen} files compared, {len(wrong)} of them damaged or missing")
+    if wrong:
+        sys.exit(1)
 
 
 @app.command()

@@ -52,6 +52,9 @@ class Model(Strict):
         description="what samples; `auto`: vllm where its GPU build is installed, unless in float32",
     )
     tensor_parallel: PositiveInt = Field(1, description="vllm: GPUs that share each layer")
+    spill: Path | None = Field(
+        None, description="a folder of a fast disk, for hidden states that memory has no room for"
+    )
     sampling: Sampling = Sampling()
     system: str | None = Field(None, description="a system prompt before every problem")
     thinking: bool | None = Field(
@@ -164,6 +167,9 @@ class Source(Strict):
     traces_of: TracesOf | None = Field(None, description="traces: of another source or model")
     select: Select | None = Field(None, description="traces: which of them")
     solution: str = Field("solution", description="solutions: the dataset's column")
+    shards: PositiveInt = Field(
+        1, description="jobs that share the work of its traces, and of its Hessians"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -212,6 +218,7 @@ class Eval(Strict):
     sandbox: Literal["bubblewrap", "rlimits"] = Field(
         "bubblewrap", description="what holds the programs that a model writes; rlimits is weaker"
     )
+    shards: PositiveInt = Field(1, description="jobs that share the work of its generations")
     seed: int = 0
 
 

@@ -10,13 +10,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
-from rac.artifacts import read_json, write_json
+from rac.artifacts import read_json, sha256_file, write_json
 from rac.config import Calibration
 from rac.divergences import kl_divergence
 from rac.errors import RacError
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
+from rac.provenance import provenance
 from rac.solvers import relative_error
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def diagnose(
     is_dense = checkpoint.resolve() == dense.resolve()
     reference = None if is_dense else checkpoints.load_model(dense, dtype)
     per_sequence, losses = {}, {}
-    for role, file in (("thoughts", thoughts), ("text", text)):
+    files = {"thoughts": thoughts, "text": text}
+    for role, file in files.items():
         scored = score_sequences(network, reference, sources.read(file), role == "thoughts")
         if not scored:
             raise RacError(f"{file} holds no token to predict; give its source more tokens")
@@ -74,7 +76,15 @@ def diagnose(
         key: sum(layer[key] for layer in layers) / len(layers) if layers else None
         for key in ("error_prompt", "error_decode")
     }
-    write_json(output, {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence})
+    made = provenance(
+        "diagnostics",
+        model=identity,
+        checkpoint=checkpoints.identity(checkpoint),
+        hessians=sha256_file(stored / "index.json"),
+        sequences={role: sha256_file(file) for role, file in files.items()},
+    )
+    found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
+    write_json(output, found | made)
 
 
 def layer_errors(

@@ -19,9 +19,10 @@ from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
 from rac.config import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
-from rac.models import checkpoint
+from rac.models import checkpoint, weights
 from rac.models.skeleton import skeleton
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 
 # ---- accumulate and store
 
@@ -56,6 +57,7 @@ def accumulate(
         RacError: an input is missing, damaged or of another model, an activation is not finite, or
             the source has fewer sequences than shards.
     """
+    weights.check(model)
     identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
     if metadata["model"] != identity:
         raise RacError(f"{sequences} was made for another model than {model}; delete it")
@@ -145,8 +147,8 @@ def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> No
 
 
 def _save_index(folder: Path, index: dict) -> None:
-    files = sorted(folder.glob("layer-*.safetensors"))
-    write_json(folder / "index.json", index | {"sha256": {f.name: sha256_file(f) for f in files}})
+    made = provenance("hessians", model=index["model"], sequences=index["sequences"])
+    write_json(folder / "index.json", index | hashes(folder) | made)
 
 
 # ---- read and combine
@@ -178,9 +180,8 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
     Raises:
         RacError: a source or part is missing, damaged, of another model or over other layers.
     """
-    weights = calibration.sum or calibration.share or {}
     found = {}
-    for key, weight in weights.items():
+    for key, weight in (calibration.sum or calibration.share or {}).items():
         source, part = (key, None) if key in folders else key.rpartition(".")[::2]
         if source not in folders:
             raise RacError(
@@ -221,11 +222,11 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
 
 def token_weights(by_key: dict[str, list[Term]]) -> dict[tuple[str, str], float]:
     """What a token counts in the calibration's sum, by source and part of it."""
-    weights: dict[tuple[str, str], float] = {}
+    weight_of: dict[tuple[str, str], float] = {}
     for term in itertools.chain.from_iterable(by_key.values()):
         key = term.source, term.part
-        weights[key] = weights.get(key, 0.0) + term.weight
-    return weights
+        weight_of[key] = weight_of.get(key, 0.0) + term.weight
+    return weight_of
 
 
 def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:

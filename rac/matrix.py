@@ -13,6 +13,12 @@ from rac.config import Config
 from rac.fingerprint import CHOSEN, STAGES, fingerprint
 from rac.variants import Variant
 
+# Keys that say how jobs run, and not what they compute.
+EXECUTION = {
+    "models": {"device", "threads", "spill"},
+    "sources": {"shards"},
+    "evals": {"shards"},
+}
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
 
 
@@ -146,15 +152,21 @@ def restrict(config: Config) -> Config:
         "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
-    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"device", "threads"}}})
+    values = config.model_dump(mode="json")
     for kind, names in kept.items():
         values[kind] = {name: value for name, value in values[kind].items() if name in names}
     return Config.model_validate(values)
 
 
+def defining(config: Config) -> dict:
+    """The definitions that the active run's numbers hang on, without the keys that say how jobs run."""
+    exclude = {kind: {"__all__": keys} for kind, keys in EXECUTION.items()}
+    return restrict(config).model_dump(mode="json", exclude=exclude)
+
+
 def identity(config: Config) -> str:
     """Hash of the definitions that the active run's numbers hang on."""
-    return sha256_json(restrict(config).model_dump(mode="json"))[:16]
+    return sha256_json(defining(config))[:16]
 
 
 def code_version() -> str:

@@ -110,25 +110,42 @@ def _of_model(
     asked = [evaluation for cell, evaluation in evals if cell.model == name]
     heldout = [run.heldout.thoughts, run.heldout.text] if run.heldout else []
     walked = matrix.measured_sources(config, name) if cells else []
+    stored = [source for source in walked if source not in heldout[1:]]
     searched = matrix.searched_sources(config, name) - {*walked}
     generated = matrix.generated_sources(config, name)
 
     def job(rule: str, **wildcards: str) -> Cost:
         return resources.cost(config, shape, problems, assumed, rule, wildcards)
 
+    def shards(rule: str, count: int, **wildcards: str) -> list[Cost]:
+        return [job(rule, **wildcards)] * count if count > 1 else []
+
     return {
         "model": [Cost(disk=shape.weights * shape.item)],
+        "traces_shard": [
+            shard
+            for name in generated
+            for shard in shards("traces_shard", config.sources[name].shards, source=name)
+        ],
         "traces": [job("traces", source=source) for source in generated],
         "sources": [Cost()] * len({*walked, *searched}),
-        "hessians": [
-            job("hessians", source=source) for source in walked if source not in heldout[1:]
+        "hessians_shard": [
+            shard
+            for name in stored
+            for shard in shards("hessians_shard", config.sources[name].shards, source=name)
         ],
+        "hessians": [job("hessians", source=source) for source in stored],
         "compress": [
             job("compress", calibration=cell.calibration, variant=cell.variant)
             for cell in cells
             if not cell.dense
         ],
         "requests": [Cost()] * len({*asked}),
+        "generate_shard": [
+            shard
+            for name in asked
+            for shard in shards("generate_shard", config.evals[name].shards, eval=name)
+        ],
         "generate": [job("generate", eval=evaluation) for evaluation in asked],
         "score": [Cost()] * len(asked),
         "diagnostics": [

@@ -43,7 +43,8 @@ def cost(
         config: whose definitions the wildcards name.
         shape: the model's sizes.
         problems: rows of each dataset that an eval asks, where they are known.
-        rule: traces, hessians, compress, generate, diagnostics or runtime.
+        rule: traces, hessians, compress, generate, diagnostics or runtime; `{stage}_shard` is one of the
+            jobs that share a stage's work, whose own job then draws a batch at most.
         wildcards: of the job, without the model.
     """
     device, prompt, length = assumed
@@ -55,12 +56,22 @@ def cost(
     def decode(batch: int, new: int, samples: float) -> Cost:
         return costs.decode(shape, batch, prompt, new, samples, device)
 
-    if rule == "traces":
+    stage, _, shard = rule.partition("_")
+
+    def shared(whole: float, batch: int, shards: int) -> float:
+        if shards == 1:
+            return whole
+        return whole / shards if shard else min(whole, batch)
+
+    if stage == "traces":
         source = config.sources[wildcards["source"]]
         samples = source.tokens / (prompt + length * source.max_new_tokens)
-        return decode(source.batch, source.max_new_tokens, samples)
-    if rule == "hessians":
+        share = shared(samples, source.batch, source.shards)
+        return decode(source.batch, source.max_new_tokens, share)
+    if stage == "hessians":
         source = config.sources[wildcards["source"]]
+        share = round(shared(source.tokens, 0, source.shards))
+        source = source.model_copy(update={"tokens": share})
         return costs.hessians(shape, source, longest(source), device)
     if rule == "compress":
         variant, walked, trace = config.variant_cells()[wildcards["variant"]][1], {}, 0
@@ -71,10 +82,11 @@ def cost(
             searched = config.sources[variant.allocation_source]
             trace = round(prompt + length * searched.max_new_tokens)
         return costs.compress(shape, variant, device, walked, trace)
-    if rule == "generate":
+    if stage == "generate":
         asked = config.evals[wildcards["eval"]]
         samples = problems.get(asked.dataset, PROBLEMS) * asked.samples
-        return decode(asked.batch, asked.max_new_tokens, samples)
+        share = shared(samples, asked.batch, asked.shards)
+        return decode(asked.batch, asked.max_new_tokens, share)
     if rule == "diagnostics":
         heldout = [config.sources[wildcards[name]] for name in ("thoughts", "text")]
         return costs.diagnostics(shape, heldout, max(map(longest, heldout)), device)

@@ -3,6 +3,7 @@
 A rule writes `ask("threads")`, and holds no logic itself. Imports no torch.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from rac.errors import RacError
 from rac.evaluate import sandbox
 from rac.evaluate.harness import runs_programs
 from rac.fingerprint import stage
-from rac.matrix import Cell, restrict
+from rac.matrix import EXECUTION, Cell, defining, restrict
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
@@ -56,7 +57,7 @@ def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
     """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
-    unread = {"device", "threads", "engine", "tensor_parallel", *without}
+    unread = {*EXECUTION.get(kind, ()), "engine", "tensor_parallel", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
         exclude=unread
     )
@@ -98,7 +99,7 @@ def memory(config: Config, rule: str) -> Callable[[Any, int], int]:
     """Megabytes of host memory that a job of a rule asks for, at the given attempt."""
 
     def asked(wildcards: Any, attempt: int) -> int:
-        count = (gpus if rule in SAMPLING else gpu)(config, wildcards)
+        count = (gpus if rule.partition("_")[0] in SAMPLING else gpu)(config, wildcards)
         return resources.megabytes(_cost(config, rule, wildcards), count, attempt)
 
     return asked
@@ -202,6 +203,45 @@ def source_other_model(config: Config, wildcards: Any) -> list[str]:
     return [f"resources/models/{other.model}"] if other and other.model else []
 
 
+def shard(config: Config, wildcards: Any) -> str:
+    """Which shard of how many a job makes, such as 0/8."""
+    return f"{wildcards.shard}/{_shards(config, wildcards)}"
+
+
+def trace_shards(config: Config, wildcards: Any) -> list[str]:
+    """The shards that a source's traces are put together from; none where one job makes them."""
+    folder = f"results/{wildcards.model}/shards/traces/{wildcards.source}"
+    return _shard_folders(folder, _shards(config, wildcards))
+
+
+def hessian_shards(config: Config, wildcards: Any) -> list[str]:
+    """The shards that a source's Hessians are added up from; none where one job makes them."""
+    folder = f"results/{wildcards.model}/shards/hessians/{wildcards.source}"
+    return _shard_folders(folder, _shards(config, wildcards))
+
+
+def generation_shards(config: Config, wildcards: Any) -> list[str]:
+    """The shards that a cell's generations are put together from; none where one job makes them."""
+    cell = f"{wildcards.calibration}/{wildcards.variant}/{wildcards.eval}"
+    folder = f"results/{wildcards.model}/shards/generate/{cell}"
+    return _shard_folders(folder, _shards(config, wildcards))
+
+
+def _shards(config: Config, wildcards: Any) -> int:
+    if hasattr(wildcards, "eval"):
+        return config.evals[wildcards.eval].shards
+    return config.sources[wildcards.source].shards
+
+
+def _shard_folders(folder: str, count: int) -> list[str]:
+    return [f"{folder}/{number}" for number in range(count)] if count > 1 else []
+
+
+def spill(config: Config, wildcards: Any) -> str:
+    """The folder where a model's hidden states wait; empty if that is memory."""
+    return str(config.models[wildcards.model].spill or "")
+
+
 def sources_code(config: Config, wildcards: Any) -> str:
     """Fingerprint of the sources stage, and of how it chooses among traces."""
     chosen = ["rac.select"] if config.sources[wildcards.source].select else []
@@ -295,7 +335,7 @@ def eval_task_file(config: Config, wildcards: Any) -> list[str]:
 
 def run_config(config: Config, wildcards: Any) -> str:
     """The definitions that the active run hangs on, as JSON."""
-    return restrict(config).model_dump_json()
+    return json.dumps(defining(config))
 
 
 def show_table(file: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
+from rac.models import weights
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where its errors can be met
@@ -53,6 +54,7 @@ def open_engine(task: Task) -> Generate:
             "vLLM is not installed (docs/engines.md): install it, or say 'engine: transformers' in the "
             "model's definition"
         )
+    weights.check(task.checkpoint)
     os.environ.update(ENVIRONMENT)  # before vLLM is imported
     _compile_nothing_on_a_cpu()
     request = requests(task)

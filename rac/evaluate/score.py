@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rac.artifacts import read_jsonl, write_json, write_jsonl
+from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.harness import CONTEXT, FEWSHOT_SEED, load_task
@@ -15,6 +15,7 @@ from rac.evaluate.math import last_boxed
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, majority
 from rac.evaluate.thoughts import answer_part
+from rac.provenance import hashes, provenance
 
 RUN, TAIL = 8, 192  # tokens
 
@@ -67,7 +68,19 @@ def score(
     rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
     write_jsonl(scores, rows)
     summary = summarise(rows, evaluation.max_new_tokens)
-    write_json(metrics, summary | {"lm_eval": _averages(aggregates)})
+    write_json(
+        metrics,
+        summary
+        | {"lm_eval": _averages(aggregates)}
+        | hashes(scores.parent, scores.name)
+        | provenance(
+            "score",
+            eval=evaluation.model_dump(mode="json"),
+            dataset=sha256_file(data),
+            requests=sha256_file(requests),
+            generations=sha256_file(generations),
+        ),
+    )
 
 
 def _vote(said: str) -> str | None:
