@@ -4,6 +4,7 @@ Definitions come as JSON, exactly as config.yaml states them. A message of one l
 that something outside the code is to be put right.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,10 @@ def parse(kind: type[Kind], text: str) -> Kind:
         raise RacError(f"{where}: {first['msg']}") from None
 
 
+# Tasks of lm-eval ask nobody: rows come from data files, and tokenizers from folders.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """Which shard of how many, written as 0/8.
 
@@ -59,6 +64,9 @@ Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
 Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
 Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
+Answerer = Annotated[
+    str, typer.Option(help="what samples, or `likelihoods` where nothing is sampled")
+]
 Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
 Shard = Annotated[
@@ -206,6 +214,7 @@ def requests(
     output: Output,
 ) -> None:
     """The prompts of an evaluation, by lm-eval and the model's chat template."""
+    os.environ.update(OFFLINE)
     from rac.evaluate.requests import build_requests
 
     build_requests(task, dataset, model, output)
@@ -217,14 +226,19 @@ def generate(
     model_spec: Annotated[Any, definition(definitions.Model)],
     checkpoint: Folder,
     requests: File,
-    engine: Engine,
+    engine: Answerer,
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
     shard: Shard = None,
     shards: Shards = [],  # noqa: B006
 ) -> None:
-    """A checkpoint's answers."""
+    """A checkpoint's answers, or the log-likelihoods of those that are given."""
+    if engine == "likelihoods":
+        from rac.likelihoods import write_likelihoods
+
+        write_likelihoods(model_spec.dtype, checkpoint, requests, code, output)
+        return
     from rac.generate import write_generations, write_shard
 
     asked = (spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output)
@@ -244,6 +258,7 @@ def score(
     metrics: Output,
 ) -> None:
     """Verdicts and metrics of stored answers."""
+    os.environ.update(OFFLINE)
     from rac.evaluate.score import score as score_generations
 
     score_generations(spec, dataset, requests, generations, scores, metrics)
@@ -258,11 +273,26 @@ def diagnostics(
     thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
     text: Annotated[Path, typer.Option(help="sequences of held-out text")],
     output: Output,
+    tokens: Output,
 ) -> None:
     """Layer errors and losses on what no calibration saw."""
     from rac.diagnostics import diagnose
 
-    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output)
+    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output, tokens)
+
+
+@app.command()
+def overlaps(
+    spec: Annotated[str, typer.Option(help="what is compared, as JSON")],
+    model: Folder,
+    output: Output,
+) -> None:
+    """How alike calibrations choose: kept weights, and what makes a weight important."""
+    import json
+
+    from rac.overlaps import write_overlaps
+
+    write_overlaps(model, **json.loads(spec), output=output)
 
 
 @app.command()
@@ -296,19 +326,69 @@ def summary(
 @app.command()
 def report(
     config: Annotated[Any, definition(definitions.Config)],
-    summary: File,
-    comparisons: File,
+    summary: Annotated[Path, typer.Option(help="comparisons.csv and budgets.csv lie beside it")],
     output: Output,
 ) -> None:
     """The page of a run."""
+    _write_page(config, summary, output)
+
+
+def _write_page(
+    config: Any, summary: Path, output: Path, lacking: list[dict] | None = None
+) -> None:
     from rac import matrix
     from rac.provenance import provenance
-    from rac.report.page import report as write_page
+    from rac.report import page, times
 
-    made = provenance("report", config=config.model_dump(mode="json"))["provenance"]
+    made = provenance("report")["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
     cells = matrix.report_cells(config)
-    write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
+    run = {(*cell,) for cell in matrix.plan(config, config.run).cells}
+    names = list(dict.fromkeys(model for model, *_ in run))
+    page.report(
+        summary,
+        summary.with_name("comparisons.csv"),
+        summary.with_name("budgets.csv"),
+        **cells,
+        config=config.model_dump(mode="json"),
+        provenance={"command": command, "page": made},
+        output=output,
+        stages=times.stage_times(Path("results"), sorted(names), run),
+        lacking=lacking,
+    )
+
+
+@app.command()
+def preview(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Table and page of a run that is not finished or failed in places, in results/preview/."""
+    from rac import matrix
+    from rac.report import preview as previews
+    from rac.report.summary import summarize
+
+    settings = matrix.restrict(_read_config(config, run))
+    cells = matrix.summary_cells(settings)
+    lacking = previews.lacking(cells)
+    output = Path("results/preview/summary.csv")
+    identity, version = matrix.identity(settings), matrix.code_version()
+    summarize(previews.so_far(cells), settings.run, identity, version, output)
+    _write_page(settings, output, output.with_name("report.html"), lacking)
+    print(f"{len(cells) - len(lacking)} of {len(cells)} cells are complete: {output.parent}")
+
+
+def _read_config(file: Path, run: str | None) -> definitions.Config:
+    """A configuration, with `run` as its active run if one is named."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RacError(f"{file} cannot be read: {error}") from None
+    if run and isinstance(values, dict):
+        values["run"] = run
+    return definitions.validate(values, str(file))
 
 
 @app.command()
@@ -317,19 +397,43 @@ def plan(
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
 ) -> None:
     """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
-    import yaml
-
     from rac import plan as plans
 
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RacError(f"{config} cannot be read: {error}") from None
-    if run and isinstance(values, dict):
-        values["run"] = run
-    settings = definitions.validate(values, str(config))
+    settings = _read_config(config, run)
     rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
     print(plans.table(rows), end="")
+
+
+@app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Where a run stands: what is done, runs, failed or is missing, with its time and size."""
+    from rac import status as states
+
+    print(states.table(states.status(_read_config(config, run))), end="")
+
+
+@app.command()
+def clean(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    remove: Annotated[bool, typer.Option("--remove", help="remove what is listed")] = False,
+) -> None:
+    """List what no run of the configuration needs; remove it if asked to."""
+    from rac import artifacts
+    from rac import clean as cleaning
+    from rac.status import LOCK, size
+
+    if remove:
+        artifacts.hold(LOCK)
+    artefacts = cleaning.unused(_read_config(config, None))
+    for path in artefacts:
+        print(f"{size(path) / 1e6:10,.1f} MB  {path}")
+    total = sum(map(size, artefacts)) / 1e6
+    print(f"{total:10,.1f} MB  {'removed' if remove else 'in all; --remove removes it'}")
+    if remove:
+        cleaning.remove(artefacts)
 
 
 @app.command()

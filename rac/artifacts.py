@@ -314,3 +314,18 @@ def hold(path: Path) -> None:
         raise RacError(f"cannot lock {path}: {error.strerror}") from None
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -79,8 +79,11 @@ class Columns(Strict):
     """Which columns of a foreign dataset hold what; only those that its users need."""
 
     problem: str = "problem"
-    answer: str | None = Field("answer", description="null where there is none to grade by")
+    answer: str | None = Field(
+        "answer", description="null where there is none to grade by, or the task reads it itself"
+    )
     text: str = "text"
+    id: str | None = Field("id", description="what tells rows apart; null numbers them")
 
 
 class LiveCodeBench(Strict):
@@ -374,9 +377,6 @@ class Config(Strict):
                     )
         for name, evaluation in self.evals.items():
             known(f"evals.{name}.dataset", evaluation.dataset, self.datasets)
-            asked = self.datasets[evaluation.dataset]
-            if asked.columns.answer is None and asked.kind != "programs":
-                raise ValueError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
         for name, calibration in self.calibrations.items():
             for key in calibration.sum or calibration.share or {}:
                 whole, _, part = key.rpartition(".")

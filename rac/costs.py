@@ -276,11 +276,15 @@ def decode(model: Shape, batch: int, prompt: int, new: int, samples: float, devi
 
 
 def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
-    """A checkpoint and the dense model on held-out sources, the longest sequence of which is given."""
-    tokens = sum(source.tokens for source in sources)
-    batch = min(max(LOGITS // model.vocabulary, sequence), tokens)
+    """A checkpoint and the dense model on held-out sources, the longest sequence of which is given.
+
+    The first source is the thoughts: the dense model walks them once more, each layer with what it lost,
+    for the errors by token.
+    """
+    each = [source.tokens for source in sources]
+    batch = min(max(LOGITS // model.vocabulary, sequence), sum(each))
     logits = model.vocabulary * (2 * batch * model.item + sequence * 16)
-    flops = 4 * model.weights * tokens
+    flops = 4 * model.weights * (sum(each) + each[0])
     squares = sum(group.columns**2 for group in model.groups)
     largest = max(group.columns * max(group.layers) for group in model.groups)
     return Cost(

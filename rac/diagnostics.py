@@ -1,7 +1,6 @@
 """Stage `diagnostics`: what compression did, on data that no calibration saw."""
 
 import itertools
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,15 +9,17 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
-from rac.artifacts import read_json, sha256_file, write_json
+from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
 from rac.config import Calibration
 from rac.divergences import kl_divergence
 from rac.errors import RacError
+from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
-from rac.provenance import provenance
+from rac.provenance import hashes, provenance
 from rac.solvers import relative_error
+from rac.token_errors import token_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,8 +35,12 @@ def diagnose(
     text: Path,
     dtype: str,
     output: Path,
+    tokens: Path,
 ) -> None:
     """Measure a checkpoint's layer errors and losses on held-out data, and write diagnostics.json.
+
+    Beside it, tokens.jsonl.zst has a row a sequence of thoughts: the prompt's length, and the relative
+    error of the layers at every token. It is empty for the dense model and for narrower ones.
 
     Args:
         checkpoint: the folder to measure; the dense model's own for the dense cell.
@@ -44,7 +49,8 @@ def diagnose(
         thoughts: sequences of the held-out traces; the loss is over decode tokens.
         text: sequences of the held-out text; the loss is over all tokens but a sequence's first.
         dtype: the model's.
-        output: the file to write.
+        output: diagnostics.json.
+        tokens: tokens.jsonl.zst.
 
     Raises:
         RacError: an input is missing, damaged or of another model, or there is nothing to predict.
@@ -76,6 +82,8 @@ def diagnose(
         key: sum(layer[key] for layer in layers) / len(layers) if layers else None
         for key in ("error_prompt", "error_decode")
     }
+    rows = _token_rows(network, reference, dense, sources.read(thoughts)) if layers else []
+    write_jsonl(tokens, rows)
     made = provenance(
         "diagnostics",
         model=identity,
@@ -84,7 +92,34 @@ def diagnose(
         sequences={role: sha256_file(file) for role, file in files.items()},
     )
     found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
-    write_json(output, found | made)
+    write_json(output, found | hashes(tokens.parent, tokens.name) | made)
+
+
+def _token_rows(
+    network: "PreTrainedModel",
+    reference: "PreTrainedModel | None",
+    dense: Path,
+    sequences: list[sources.Sequence],
+) -> list[dict]:
+    """Rows of tokens.jsonl.zst, errors to four digits."""
+    if reference is None:
+        return []
+    groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
+    located = weights.locate(dense)
+    norms = {name: group["norm"] for group in groups for name in group["layers"]}
+
+    def lost(name: str) -> torch.Tensor:
+        new = network.get_parameter(f"{name}.weight").detach().float().cpu()
+        return _read(located, f"{name}.weight") - new / _smoothed(network, located, norms[name])
+
+    errors = token_errors(reference, lost, list(norms), sequences)
+    return [
+        {
+            "prompt_length": sequence.prompt_length,
+            "errors": [float(f"{error:.4g}") for error in of_sequence.tolist()],
+        }
+        for sequence, of_sequence in zip(sequences, errors, strict=True)
+    ]
 
 
 def layer_errors(
@@ -204,17 +239,3 @@ def _score_batch(
         kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
         found.append(Scored(loss.item(), kl * len(targets), len(targets)))
     return found
-
-
-def ratio(scored: list[tuple[float, int]]) -> tuple[float, float | None]:
-    """Loss a token, Σ losses / Σ tokens, and the standard error of this ratio over sequences.
-
-    Sequences are what is drawn, and tokens of one hang together: the ratio estimator's linearized
-    variance (Cochran, Sampling Techniques, eq. 6.13). None for a single sequence.
-    """
-    total = sum(tokens for _, tokens in scored)
-    loss = sum(loss for loss, _ in scored) / total
-    if len(scored) == 1:
-        return loss, None
-    squares = sum((of_one - loss * tokens) ** 2 for of_one, tokens in scored)
-    return loss, math.sqrt(squares * len(scored) / (len(scored) - 1)) / total

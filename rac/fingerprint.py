@@ -39,11 +39,16 @@ STAGES = {
     "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
     "generate": ["rac.generate"],  # and the model's engine
+    "likelihoods": ["rac.likelihoods"],  # in place of both, where the task draws no samples
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
     "diagnostics": ["rac.diagnostics"],
+    "overlaps": ["rac.overlaps"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],
-    "report": ["rac.report.page", "rac.matrix", "report/page.html"],
+    "report": [
+        *("rac.report.page", "rac.report.times", "rac.matrix"),
+        *("report/page.html", "report/page.css", "report/page.js"),
+    ],
 }
 
 

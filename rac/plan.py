@@ -152,6 +152,7 @@ def _of_model(
             job("diagnostics", thoughts=heldout[0], text=heldout[1])
             for _ in (cells if heldout else [])
         ],
+        "overlaps": [Cost()] * len(matrix.masked(config, name)),
         "runtime": [
             job("runtime", workload=run.workload)
             for cell in cells

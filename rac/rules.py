@@ -18,9 +18,9 @@ from rac.datasets import embedded, files
 from rac.engines import choose
 from rac.errors import RacError
 from rac.evaluate import sandbox
-from rac.evaluate.harness import runs_programs
+from rac.evaluate.harness import SAMPLES, output_type, runs_programs
 from rac.fingerprint import stage
-from rac.matrix import EXECUTION, Cell, defining, restrict
+from rac.matrix import EXECUTION, Cell, defining, masked, restrict
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
@@ -33,7 +33,8 @@ def check(config: Config) -> None:
     """Refuse, before any job starts, what the active run cannot be made from.
 
     Raises:
-        RacError: a file, folder, embedded split, lm-eval task or sandbox is not there.
+        RacError: a file, folder, embedded split, lm-eval task or sandbox is not there, or an eval asks
+            what its task or dataset does not have.
     """
     used = restrict(config)
     for name, model in used.models.items():
@@ -43,9 +44,17 @@ def check(config: Config) -> None:
         if dataset.embedded:
             embedded.check(dataset, name)
         files.check(dataset, name)
-    for evaluation in used.evals.values():
+    for name, evaluation in used.evals.items():
         if runs_programs(evaluation.task):
             sandbox.check(evaluation.sandbox)
+        asked, samples = used.datasets[evaluation.dataset], output_type(evaluation.task) == SAMPLES
+        if samples and asked.kind == "problems" and asked.columns.answer is None:
+            raise RacError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
+        if not samples and evaluation.samples > 1:
+            raise RacError(
+                f"evals.{name}.samples: '{evaluation.task}' is scored by log-likelihood, which draws no "
+                "samples; leave it out"
+            )
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -143,9 +152,18 @@ def traces_code(config: Config, wildcards: Any) -> str:
     return stage("traces", f"rac.engines.{engine(config, wildcards)}")
 
 
+def generate_engine(config: Config, wildcards: Any) -> str:
+    """What answers an eval: the model's engine, or `likelihoods` where the task draws no samples."""
+    sampled = output_type(eval_task(config, wildcards)) == SAMPLES
+    return engine(config, wildcards) if sampled else "likelihoods"
+
+
 def generate_code(config: Config, wildcards: Any) -> str:
-    """Fingerprint of the generate stage, with the model's engine."""
-    return stage("generate", f"rac.engines.{engine(config, wildcards)}")
+    """Fingerprint of the generate stage, with the model's engine if the task draws samples."""
+    chosen = generate_engine(config, wildcards)
+    if chosen == "likelihoods":
+        return stage("likelihoods")
+    return stage("generate", f"rac.engines.{chosen}")
 
 
 def dataset_file(config: Config, wildcards: Any) -> list[str]:
@@ -229,7 +247,8 @@ def generation_shards(config: Config, wildcards: Any) -> list[str]:
 
 def _shards(config: Config, wildcards: Any) -> int:
     if hasattr(wildcards, "eval"):
-        return config.evals[wildcards.eval].shards
+        sampled = output_type(eval_task(config, wildcards)) == SAMPLES
+        return config.evals[wildcards.eval].shards if sampled else 1
     return config.sources[wildcards.source].shards
 
 
@@ -331,6 +350,39 @@ def eval_task_file(config: Config, wildcards: Any) -> list[str]:
     """The user's own task file, where the task is one."""
     task = config.evals[wildcards.eval].task
     return [task] if task.endswith((".yaml", ".yml")) else []
+
+
+def overlap_checkpoints(config: Config, wildcards: Any) -> list[str]:
+    """The checkpoints of a variant whose zeros are compared."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    return [
+        Cell(wildcards.model, calibration, wildcards.variant).checkpoint
+        for calibration in calibrations
+    ]
+
+
+def overlap_hessians(config: Config, wildcards: Any) -> list[str]:
+    """The stored Hessians of the calibrations that are compared."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    used = [config.calibrations[name].sources(config.sources) for name in calibrations]
+    names = dict.fromkeys(source for sources in used for source in sources)
+    return [f"results/{wildcards.model}/hessians/{source}" for source in names]
+
+
+def overlap_spec(config: Config, wildcards: Any) -> str:
+    """What `rac.overlaps.write_overlaps` takes, as JSON."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    hessians = overlap_hessians(config, wildcards)
+    spec = {
+        "checkpoints_of": dict(
+            zip(calibrations, overlap_checkpoints(config, wildcards), strict=True)
+        ),
+        "calibrations": {
+            name: config.calibrations[name].model_dump(mode="json") for name in calibrations
+        },
+        "sources": {os.path.basename(folder): folder for folder in hessians},
+    }
+    return json.dumps(spec)
 
 
 def run_config(config: Config, wildcards: Any) -> str:

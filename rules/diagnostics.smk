@@ -6,7 +6,8 @@ rule diagnostics:
         thoughts="results/{model}/sources/{thoughts}/sequences.safetensors",
         text="results/{model}/sources/{text}/sequences.safetensors",
     output:
-        "results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.json",
+        errors="results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.json",
+        tokens="results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.tokens.jsonl.zst",
     log:
         "logs/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.log",
     benchmark:
@@ -24,4 +25,5 @@ rule diagnostics:
     shell:
         "python -m rac --gpus {resources.gpu} diagnostics --dtype {params.dtype} --model {input.model:q}"
         " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q}"
-        " --thoughts {input.thoughts:q} --text {input.text:q} --output {output:q} > {log:q} 2>&1"
+        " --thoughts {input.thoughts:q} --text {input.text:q} --output {output.errors:q}"
+        " --tokens {output.tokens:q} > {log:q} 2>&1"

@@ -21,7 +21,7 @@ rule generate:
     params:
         spec=spec("evals", "eval", without=["sandbox"]),
         model=spec("models", "model"),
-        engine=ask("engine"),
+        engine=ask("generate_engine"),
         shards=lambda wildcards, input: [f"--shards={path}" for path in input.shards],
         code=ask("generate_code"),
     shell:

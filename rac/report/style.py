@@ -1,6 +1,7 @@
 """How figures look, and how they are written: the same figure gives the same bytes."""
 
 import io
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,7 @@ RC: dict[Any, Any] = {
 }
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
+BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
 
 
 class Style(NamedTuple):
@@ -49,19 +51,22 @@ class Style(NamedTuple):
     marker: str
 
 
+class Picture(NamedTuple):
+    """A figure, and what the points of its series say when one looks closer."""
+
+    figure: Figure
+    tips: dict[str, list[str]]  # id of a series in the SVG → a text a point
+
+
 FIXED = {
     "none": Style("#6b7078", "X"),
     "c4": Style("#D55E00", "o"),
     "prompts": Style("#009E73", "s"),
     "rac": Style("#0072B2", "D"),
 }
-OTHERS = (
-    Style("#CC79A7", "^"),
-    Style("#E69F00", "v"),
-    Style("#56B4E9", "P"),
-    Style("#000000", "*"),
-    Style("#F0E442", "h"),
-)
+ROLES = {"web": "c4"}  # the paper's C4
+OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+MARKERS = ("^", "v", "P", "*", "h", "p", "<", ">", "d", "8")
 
 
 def percent_tick(share: float, _: Any) -> str:
@@ -75,9 +80,43 @@ def points_tick(difference: float, _: Any) -> str:
 
 
 def styles(calibrations: Iterable[str]) -> dict[str, Style]:
-    """A style for each calibration: fixed for the usual names, by first appearance for others."""
-    others = [name for name in dict.fromkeys(calibrations) if name not in FIXED]
-    return FIXED | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+    """A style for each calibration: fixed for the usual names, by first appearance for others.
+
+    A name that ends like a usual one (math-rac) looks like it, if no other of the run does.
+    """
+    names = list(dict.fromkeys(calibrations))
+    found, others = dict(FIXED), 0
+    taken = {name for name in names if name in FIXED}
+    for name in names:
+        role = ROLES.get(name, name.rpartition("-")[2])
+        if name in FIXED:
+            continue
+        if role in FIXED and role not in taken:
+            found[name] = FIXED[role]
+            taken.add(role)
+        else:
+            found[name] = Style(OTHERS[others % len(OTHERS)], MARKERS[others % len(MARKERS)])
+            others += 1
+    return found
+
+
+def series(
+    axes: Axes, tips: dict[str, list[str]], texts: Iterable[str], x: Any, y: Any, **look: Any
+) -> None:
+    """Points with error bars, which say `texts` (one each) when one looks closer.
+
+    Args:
+        axes: to draw on.
+        tips: of the picture; the series is added.
+        texts: plain text.
+        x, y: coordinates; a point without one is not drawn.
+        look: of `Axes.errorbar`.
+    """
+    container = axes.errorbar(x, y, **BARS | look)
+    name = f"tip-{len(tips)}"
+    container.lines[0].set_gid(name)
+    shown = [pd.notna(a) and pd.notna(b) for a, b in zip(x, y, strict=True)]
+    tips[name] = [text for text, drawn in zip(texts, shown, strict=True) if drawn]
 
 
 def legend(axes: Axes) -> None:
@@ -123,16 +162,19 @@ def svg(figure: Figure) -> str:
     return stream.getvalue()
 
 
-def inline(text: str, name: str, description: str) -> str:
+def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -> str:
     """An SVG file's text to stand in a page: ids of its own, a description, and the page's width.
 
     Args:
         text: of `svg`.
         name: unique in the page, of letters, digits, '.', '_' and '-'.
         description: what a screen reader says; plain text.
+        tips: of the picture: `data-tip` of the points of its series.
     """
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    for series, texts in tips.items():
+        text = _with_tips(text, series, texts)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
     view = re.search(r'viewBox="[^"]*"', text)
@@ -142,6 +184,24 @@ def inline(text: str, name: str, description: str) -> str:
         f'{view[0]} role="img" aria-label="{escape(description)}">'
     )
     return opening + text[text.index(">") + 1 :]
+
+
+def _with_tips(text: str, series: str, texts: list[str]) -> str:
+    """The SVG with `data-tip` on the markers of a series, which matplotlib draws in their order."""
+    before, found, after = text.partition(f'<g id="{series}">')
+    own, end, rest = after.partition('<g id="')
+    waiting = iter(texts)
+    own = re.sub(r"<use ", lambda use: f'<use data-tip="{escape(next(waiting))}" ', own)
+    assert next(waiting, None) is None, f"{series} draws fewer points than it has texts"
+    rest = rest.replace(f'<g id="{series}">', "<g>")  # its key
+    return before + found + own + end + rest
+
+
+def spoken(number: float, share: bool, low: float = math.nan, high: float = math.nan) -> str:
+    """A number as text, in % if it is a share, with its interval if it has one."""
+    form = "{:.1%}" if share else "{:,.4g}"
+    ends = f" [{form.format(low)}, {form.format(high)}]" if pd.notna(low) else ""
+    return (form.format(number) + ends).replace("-", "−").replace("%", " %")
 
 
 def save(figure: Figure, drawn: str, frame: pd.DataFrame, folder: Path, name: str) -> None:

@@ -32,6 +32,8 @@ METRICS = (
     "accuracy_se",
     "majority",
     "majority_se",
+    "loss",
+    "loss_se",
     "finished",
     "finished_se",
     "looping",
@@ -72,6 +74,8 @@ COLUMNS = (
     "paper_difference",
     "paper_difference_low",
     "paper_difference_high",
+    "loss",
+    "loss_se",
     "finished",
     "finished_se",
     "looping",
@@ -156,7 +160,7 @@ def summarize(
 def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     """What a cell says in summary.csv; what was not measured is left out."""
     row = {key: cell[key] for key in COLUMNS if key in cell}
-    model = read_json(cell["model_json"])
+    model = read_json(cell["model_json"]) if cell["model_json"] else {"weights_sha256": None}
     row["dense_sha256"] = model["weights_sha256"]
     if cell["dense"]:
         row |= {key: model.get(key) for key in SIZES}
@@ -174,25 +178,31 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     if cell["metrics"]:
         metrics = read_json(cell["metrics"])
         row |= {key: metrics.get(key) for key in METRICS}
-        se = math.nan if metrics["accuracy_se"] is None else metrics["accuracy_se"]
-        low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
-        row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
+        if row["accuracy"] is not None:
+            se = math.nan if metrics["accuracy_se"] is None else metrics["accuracy_se"]
+            low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
+            row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
     if cell["generation"]:
         row["seconds_generate"] = read_json(cell["generation"])["seconds"]
-        solved = row["accuracy"] * row["problems"] * row["samples"]
-        row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
+        if row["tokens_mean"] is not None:
+            solved = row["accuracy"] * row["problems"] * row["samples"]
+            row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
     if cell["scores"] and cell["dense_scores"]:
         paths = cell["scores"], cell["dense_scores"]
-        accuracy = paired_difference(_differences(*paths, "correct", scores), shares=True)
-        tokens = paired_difference(_differences(*paths, "tokens", scores))
-        row |= {
-            "accuracy_difference": accuracy.difference,
-            "accuracy_difference_se": accuracy.se,
-            "accuracy_difference_low": accuracy.low,
-            "accuracy_difference_high": accuracy.high,
-            "tokens_mean_difference": tokens.difference,
-            "tokens_mean_difference_se": tokens.se,
-        }
+        if _has(paths[0], "correct", scores):
+            accuracy = paired_difference(_differences(*paths, "correct", scores), shares=True)
+            row |= {
+                "accuracy_difference": accuracy.difference,
+                "accuracy_difference_se": accuracy.se,
+                "accuracy_difference_low": accuracy.low,
+                "accuracy_difference_high": accuracy.high,
+            }
+        if _has(paths[0], "tokens", scores):
+            tokens = paired_difference(_differences(*paths, "tokens", scores))
+            row |= {
+                "tokens_mean_difference": tokens.difference,
+                "tokens_mean_difference_se": tokens.se,
+            }
     if cell["diagnostics"]:
         found = read_json(cell["diagnostics"])
         row["layer_error_heldout_decode"] = found["error_decode"]
@@ -237,7 +247,7 @@ def _runtime(measured: dict) -> dict[str, Any]:
 def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
     """A row a cell and budget of tokens."""
     for cell in cells:
-        for row in read_json(cell["metrics"])["budgets"] if cell["metrics"] else ():
+        for row in read_json(cell["metrics"]).get("budgets", ()) if cell["metrics"] else ():
             yield {key: cell[key] for key in BUDGETS[:4]} | row
 
 
@@ -246,7 +256,8 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
     rows: list[dict[str, Any]] = []
     shared: dict[tuple, list[dict]] = {}
     for cell in cells:
-        if cell["scores"] and cell["calibration"] != "none":
+        judged = cell["scores"] and _has(cell["scores"], "correct", scores)
+        if judged and cell["calibration"] != "none":
             key = (cell["model"], cell["variant"], cell["eval"])
             shared.setdefault(key, []).append(cell)
     for (model, variant, name), group in shared.items():
@@ -268,6 +279,11 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
             )
     adjusted = holm([row["p_value"] for row in rows])
     return [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _has(path: str, key: str, scores: dict[str, list[dict]]) -> bool:
+    """Whether the samples of a score file have a number that not all tasks give."""
+    return all(row.get(key) is not None for row in scores[path])
 
 
 def _differences(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> list[float]:

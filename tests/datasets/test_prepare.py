@@ -84,6 +84,17 @@ def test_rows_without_an_id_get_their_number(tmp_path):
     assert [row["id"] for row in rows] == ["0", "1"]
 
 
+def test_ids_that_repeat_are_refused_and_may_be_left_out(tmp_path):
+    row = '{{"id": "{}", "title": "{}", "text": "a"}}\n'
+    (tmp_path / "d.jsonl").write_text("".join(row.format(i, n) for n, i in enumerate("abbcc")))
+    given = {"path": tmp_path / "d.jsonl", "kind": "documents"}
+    message = failing(tmp_path / "out", **given)
+    assert "the id 'b' is that of several rows (as 1 more are)" in message
+    for column, ids in ((None, "01234"), ("title", "01234")):
+        rows = prepare(tmp_path / str(column), **given, columns={"id": column})
+        assert [row["id"] for row in rows] == list(ids)
+
+
 def test_a_wrong_column_names_those_that_are_there(tmp_path):
     WRITERS["d.jsonl"](tmp_path / "d.jsonl")
     message = failing(tmp_path / "out", path=tmp_path / "d.jsonl", columns={"problem": "question"})

@@ -266,7 +266,7 @@ def test_a_metric_that_is_not_right_or_wrong_is_refused(bench, tmp_path):
     (tmp_path / "length.py").write_text(
         "def process_results(doc, results):\n    return {'length': len(results[0])}\n"
     )
-    with pytest.raises(RacError, match="its first metric, 'length', which gave"):
+    with pytest.raises(RacError, match="by its metric 'length', which gave"):
         scored(bench, tmp_path, generations(), task=str(task))
 
 

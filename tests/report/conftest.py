@@ -1,11 +1,13 @@
 """A run's artefacts, made up: what the stages before `summary` would have written."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rac.artifacts import write_json, write_jsonl
+from rac import overlaps
+from rac.artifacts import write_json, write_jsonl, write_text
 from rac.evaluate.score import summarise
 
 DENSE = {"calibration": "none", "variant": "dense"}
@@ -40,6 +42,7 @@ def write_run(
     (thoughts, text), layers (a list of them), runtime.
     """
     run: dict[str, list] = {"cells": [], "diagnostics": [], "generations": [], "sources": []}
+    run["overlaps"] = []
     model_json = root / f"resources/models/{model}/model.json"
     sizes = {"parameters": 1000, "nonzero_parameters": 1000, "bytes_on_disk": 4000}
     write_json(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
@@ -52,6 +55,7 @@ def write_run(
     write_jsonl(
         requests, [{"doc_id": i, "id": f"p{i}", "token_ids": [1] * 10} for i in range(count)]
     )
+    overlapping: dict[str, list[str]] = {}
     for given in cells:
         folder = root / f"results/{model}/{given['calibration']}/{given['variant']}"
         compressed = given["variant"] != "dense"
@@ -127,7 +131,15 @@ def write_run(
                     },
                 },
             )
-            run["diagnostics"].append(names | {"path": str(paths["diagnostics"])})
+            tokens = folder / "diagnostics.tokens.jsonl.zst"
+            by_place = [[prompt] * 10 + [decode * (1 + i / 10) for i in range(20)]] * 3
+            rows = [{"prompt_length": 10, "errors": row} for row in by_place]
+            write_jsonl(tokens, rows if compressed else [])
+            run["diagnostics"].append(
+                names | {"path": str(paths["diagnostics"]), "tokens": str(tokens)}
+            )
+            if compressed:
+                overlapping.setdefault(given["variant"], []).append(given["calibration"])
         if "runtime" in given:
             write_json(paths["runtime"], given["runtime"])
         asked = {key: given[key] for key in ("solver", "pattern", "sparsity_asked")}
@@ -145,6 +157,15 @@ def write_run(
             | {"eval": name, "generations": str(generations), "scores": located["scores"]}
             | {"requests": str(requests), "problems": str(data)}
         )
+    for variant, calibrations in overlapping.items():
+        path = root / f"results/{model}/overlaps/{variant}.csv"
+        rows = [
+            f"{i},layers.{i}.q_proj,{i},q_proj,{other},{baseline},0.{4 + i},0.{6 + i}"
+            for baseline, other in itertools.combinations(calibrations, 2)
+            for i in range(2)
+        ]
+        write_text(path, "\n".join([",".join(overlaps.COLUMNS), *rows]) + "\n")
+        run["overlaps"].append({"model": model, "variant": variant, "path": str(path)})
     index = root / f"results/{model}/hessians/thoughts/index.json"
     write_json(
         index, {"kind": "traces", "parts": {"prompt": {"tokens": 250}, "decode": {"tokens": 750}}}

@@ -35,7 +35,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, text):
-        if "style" not in self.open:
+        if "style" not in self.open and "script" not in self.open:
             self.text.append(text)
 
     def named(self, *tags):
@@ -45,12 +45,13 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-def write_page(run, root, provenance=None, output=None):
-    summary, compared = root / "results/summary.csv", root / "results/comparisons.csv"
+def write_page(run, root, provenance=None, output=None, **more):
+    summary = root / "results/summary.csv"
+    beside = [summary.with_name(name) for name in ("comparisons.csv", "budgets.csv")]
     summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
-    others = (run[key] for key in ("diagnostics", "generations", "sources"))
+    others = (run[key] for key in ("diagnostics", "generations", "sources", "overlaps"))
     output = output or root / "results/report.html"
-    report(summary, compared, *others, provenance or {}, output)
+    report(summary, *beside, *others, {}, provenance or {}, output, **more)
     return output
 
 
@@ -106,7 +107,7 @@ def test_the_headline_follows_the_numbers(page):
 
 
 def test_what_models_wrote_stays_text(page):
-    assert page.named("script", "img", "iframe", "link") == []
+    assert page.named("img", "iframe", "link") == [] and len(page.named("script")) == 1
     assert "<script>alert(1)</script>" in page.words() and "<script>x</script>" in page.words()
     assert not any(key.startswith("on") for _, found in page.elements for key in found)
 
@@ -115,7 +116,7 @@ def test_the_page_needs_no_network(page):
     fetched = [
         found[key] for _, found in page.elements for key in ("src", "xlink:href") if key in found
     ]
-    assert all(link.startswith("#") for link in fetched)
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in fetched)
     links = {
         found["href"].split(":")[0]
         for found in page.named("a")
@@ -166,7 +167,7 @@ def test_one_cell_is_a_page(made, tmp_path):
     page = read_page(write_page(run, tmp_path))
     assert "A compressed reasoning model, measured" in page.words()
     assert page.words().count("Not measured in this run.") >= 3
-    assert page.named("svg") == []
+    assert page.words().count("tiny, sums, dense and nothing else") == 2  # lengths and budgets
 
 
 def test_a_cell_without_an_eval_is_a_page(made, tmp_path):
@@ -180,13 +181,19 @@ def test_a_cell_without_an_eval_is_a_page(made, tmp_path):
 
 
 def test_missing_files_are_listed(made, tmp_path):
-    run = made.run(tmp_path, [made.dense([1])])
-    lost = [run["sources"][0]["index"], str(tmp_path / "diagnostics.json")]
+    run = made.run(tmp_path, [made.dense([1]), made.cell("c4", "half", [1])])
+    lost = [run["sources"][0]["index"], str(tmp_path / "d.json"), str(tmp_path / "d.tokens.zst")]
     lost += [run["generations"][0][key] for key in ("generations", "requests", "problems")]
     run["diagnostics"].append(
-        {"model": "tiny", "calibration": "c4", "variant": "half", "path": lost[1]}
+        {
+            "model": "tiny",
+            "calibration": "c4",
+            "variant": "half",
+            "path": lost[1],
+            "tokens": lost[2],
+        }
     )
-    for path in set(lost) - {lost[1]}:
+    for path in set(lost) - {lost[1], lost[2]}:
         Path(path).unlink()
     words = read_page(write_page(run, tmp_path)).words()
     listed = words.partition("Missing files, left out above:")[2]
