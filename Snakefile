@@ -45,6 +45,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    download,
 
 
 rule all:
@@ -52,6 +53,11 @@ rule all:
     input:
         "results/summary.csv",
         "results/report.html",
+
+
+rule download:
+    input:
+        matrix.downloads(settings),
 
 
 include: "rules/dataset.smk"
