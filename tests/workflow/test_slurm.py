@@ -104,6 +104,7 @@ def cluster(tmp_path, monkeypatch) -> Iterator[None]:
         pytest.skip(f"this machine has no {', '.join(MISSING)}: apt-get install slurm-wlm munge")
     if os.getuid() != 0:
         pytest.skip("SLURM's daemons are started by root alone")
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install -e '.[slurm]'")
     folder = tmp_path / "slurm"
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir(parents=True)
