@@ -78,7 +78,7 @@ include: "rules/report.smk"
 
 onstart:
     artifacts.hold("results/.lock")
-    artifacts.write_json("results/.config.json", config)
+    artifacts.write_text("results/.config.json", settings.model_dump_json())
 
 
 onsuccess:
