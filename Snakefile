@@ -14,6 +14,9 @@ from rac.fingerprint import stage
 configfile: "config.yaml"
 
 
+if workflow.remote_exec:  # a job of a cluster has what its run started with
+    config = artifacts.read_json("results/.config.json")
+
 try:
     settings = definitions.validate(config)
     asked.check(settings)
@@ -42,6 +45,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    download,
 
 
 rule all:
@@ -49,6 +53,11 @@ rule all:
     input:
         "results/summary.csv",
         "results/report.html",
+
+
+rule download:
+    input:
+        matrix.downloads(settings),
 
 
 include: "rules/dataset.smk"
@@ -69,6 +78,7 @@ include: "rules/report.smk"
 
 onstart:
     artifacts.hold("results/.lock")
+    artifacts.write_text("results/.config.json", settings.model_dump_json())
 
 
 onsuccess:

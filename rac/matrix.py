@@ -262,6 +262,13 @@ def files_of(row: dict) -> list[str]:
     return [str(row[kind]) for kind in kinds if row[kind]]
 
 
+def downloads(config: Config) -> list[str]:
+    """Every file and folder of the active run that the network may be needed for."""
+    used = restrict(config)
+    datasets = [f"resources/datasets/{name}/data.jsonl" for name in used.datasets]
+    return datasets + [f"resources/models/{name}" for name in used.models]
+
+
 def summary_files(config: Config) -> list[str]:
     """Every file that the table of the active run is made from."""
     rows = summary_cells(config)

@@ -99,6 +99,11 @@ def threads(config: Config, wildcards: Any) -> int:
     return config.models[wildcards.model].threads or free or 1
 
 
+def every_thread(config: Config, wildcards: Any) -> int:
+    """More threads than a machine has: Snakemake lowers them to all cores that it may use."""
+    return 2**15
+
+
 def memory(config: Config, rule: str) -> Callable[[Any, int], int]:
     """Megabytes of host memory that a job of a rule asks for, at the given attempt."""
 

@@ -10,7 +10,7 @@ rule runtime:
         "results/{model}/benchmarks/runtime/{calibration}/{variant}/{workload}.tsv"
     conda:
         "../envs/rac.yaml"
-    threads: workflow.cores or 1  # alone on the machine, so that nothing else is in the times
+    threads: ask("every_thread")  # alone on the machine, so that nothing else is in the times
     resources:
         gpu=ask("gpu"),
         mem_mb=memory("runtime"),

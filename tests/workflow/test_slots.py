@@ -45,6 +45,6 @@ def test_profiles_do_not_say_twice_what_holds_for_all_of_them(fresh):
     """What profiles/default says would win."""
     default, *others = (
         set(yaml.safe_load((fresh.folder / f"profiles/{name}/config.yaml").read_text()))
-        for name in ("default", "workstation")
+        for name in ("default", "workstation", "slurm")
     )
     assert default and all(other and not default & other for other in others)
