@@ -97,7 +97,7 @@ class LiveCodeBench(Strict):
 class Dataset(Strict):
     """Rows of problems (problem, answer), of programs to write (problem) or of documents (text)."""
 
-    embedded: Literal["word-problems", "c4"] | None = None
+    embedded: Literal["word-problems", "c4", "word-order"] | None = None
     path: Path | None = Field(None, description="a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file")
     hub: str | None = Field(None, description="a dataset of the hub, as owner/name")
     revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")

@@ -180,8 +180,9 @@ def dataset_without(config: Config, wildcards: Any) -> list[str]:
 
 def dataset_code(config: Config, wildcards: Any) -> str:
     """Fingerprint of the dataset stage, with the text that an embedded dataset ships."""
-    embedded = config.datasets[wildcards.dataset].embedded == "c4"
-    return stage("dataset", *(["models/reasoner/text/c4.jsonl.gz"] if embedded else []))
+    embedded = config.datasets[wildcards.dataset].embedded
+    of_text = embedded in ("c4", "word-order")
+    return stage("dataset", *(["models/reasoner/text/c4.jsonl.gz"] if of_text else []))
 
 
 def model_files(config: Config, wildcards: Any) -> list[str]:

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ COMPARED = (
     *("model", "variant", "eval", "calibration", "baseline", *Difference._fields),
     *("p_value", "p_holm", "detectable"),
 )
+EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
     *("accuracy", "accuracy_se", "finished", "tokens_mean"),
@@ -338,24 +339,28 @@ def table(summary: Path) -> str:
 
 
 def _grid(title: str, rows: list[dict[str, str]]) -> Any:
-    """A rich table of one (model, eval); calibrations of a variant stand together."""
+    """A rich table of one (model, eval), without empty columns; calibrations of a variant stand together."""
     from rich import box
     from rich.table import Table
 
     grid = Table(
         title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1)
     )
-    heads = (
-        "variant",
-        "calibration",
-        "zeros",
-        "accuracy %",
-        "− dense [95 %]",
-        "finished",
-        "tokens",
-    )
-    for head in (*heads, "layer\nerror", "loss:\nthoughts", "\ntext"):
-        grid.add_column(head, justify="left" if head in heads[:2] else "right", vertical="bottom")
+    columns: dict[str, Callable[[dict[str, str]], str]] = {
+        "zeros": lambda row: _number(row["sparsity"], 100, "%"),
+        "accuracy %": lambda row: _with(row, "accuracy", " ± ", "accuracy_se"),
+        "− dense [95 %]": _difference_text,
+        "loss": lambda row: _number(row["loss"], 1, "", 3),
+        "finished": lambda row: _number(row["finished"], 100, "%"),
+        "tokens": lambda row: _number(row["tokens_mean"], 1, "", 0),
+        "layer\nerror": lambda row: _number(row["layer_error_heldout_decode"], 1, "", 4),
+        "loss:\nthoughts": lambda row: _number(row["loss_thoughts"], 1, "", 3),
+        "\ntext": lambda row: _number(row["loss_text"], 1, "", 3),
+    }
+    shown = [head for head, say in columns.items() if {say(row) for row in rows} != {EMPTY}]
+    for head in ("variant", "calibration", *shown):
+        named = head in ("variant", "calibration")
+        grid.add_column(head, justify="left" if named else "right", vertical="bottom")
     variants: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         variants.setdefault(row["variant"], []).append(row)
@@ -363,15 +368,8 @@ def _grid(title: str, rows: list[dict[str, str]]) -> Any:
         for i, row in enumerate(group):
             grid.add_row(
                 "" if i else variant,
-                "–" if row["calibration"] == "none" else row["calibration"],
-                _number(row["sparsity"], 100, "%"),
-                _with(row, "accuracy", " ± ", "accuracy_se"),
-                _difference_text(row),
-                _number(row["finished"], 100, "%"),
-                _number(row["tokens_mean"], 1, "", 0),
-                _number(row["layer_error_heldout_decode"], 1, "", 4),
-                _number(row["loss_thoughts"], 1, "", 3),
-                _number(row["loss_text"], 1, "", 3),
+                EMPTY if row["calibration"] == "none" else row["calibration"],
+                *(columns[head](row) for head in shown),
                 end_section=len(group) > 1 and i == len(group) - 1,
             )
     return grid
@@ -380,7 +378,7 @@ def _grid(title: str, rows: list[dict[str, str]]) -> Any:
 def _number(text: str, scale: float = 1, unit: str = "", digits: int = 1, sign: str = "") -> str:
     """A cell of the CSV, scaled; – where it is empty."""
     if not text:
-        return "–"
+        return EMPTY
     return f"{float(text) * scale:{sign}.{digits}f}{unit}".replace("-", "−")
 
 
