@@ -9,7 +9,7 @@ from rac.report import figures, lengths, mechanism, money, outside, tidy
 from rac.report.figures import called
 from rac.report.style import Picture, Style, spoken
 
-BARS = "with 95 % intervals over problems; the band is the dense model, × a missing cell"
+BARS = "with 95 % intervals over problems; dashed: dense"
 COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, what it is
     ("claim", "accuracy", "accuracy", True, False, "accuracy"),
     *(
@@ -79,6 +79,15 @@ def of_eval(
     """
     model, name = rows[["model", "eval"]].iloc[0]
     where, title = f"{model}-{name}", f"{model}, {name}"
+    for topic, value, label, share, log, what in COLUMNS:
+        frame = tidy.measured(rows, value)
+        if value == "accuracy":
+            printed = rows[[*tidy.CELL, "paper_accuracy"]]
+            frame = frame.merge(printed, on=tidy.CELL, how="left")
+        if frame[value].notna().any():
+            yield from _of_column(
+                topic, value, label, share, log, f"{title}: {what}", frame, styles, where
+            )
     if len(differences):
         yield Drawn(
             "claim",
@@ -89,15 +98,6 @@ def of_eval(
             "calibration, paired by problem, with 95 % intervals.",
             said(differences, "difference", "baseline", True),
         )
-    for topic, value, label, share, log, what in COLUMNS:
-        frame = tidy.measured(rows, value)
-        if value == "accuracy":
-            printed = rows[[*tidy.CELL, "paper_accuracy"]]
-            frame = frame.merge(printed, on=tidy.CELL, how="left")
-        if frame[value].notna().any():
-            yield from _of_column(
-                topic, value, label, share, log, f"{title}: {what}", frame, styles, where
-            )
     variants = [name for name in samples["variant"].unique() if name != "dense"]
     if len(samples):
         table = lengths.quantiles(samples)
@@ -154,11 +154,9 @@ def _of_column(
 ) -> Iterator[Drawn]:
     """A column against sparsity, and of the cells that are on no line."""
     on_line = tidy.sweeps(frame)
-    bars = (
-        BARS
-        if frame[f"{value}_low"].notna().any()
-        else "the band is the dense model, × a missing cell"
-    )
+    bars = BARS if frame[f"{value}_low"].notna().any() else "dashed: dense"
+    if frame[value].isna().any():
+        bars += "; ×: missing"
     shown = frame[on_line | (frame["variant"] == "dense")]
     if frame.loc[on_line, value].notna().any():
         yield Drawn(

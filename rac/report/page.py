@@ -15,7 +15,7 @@ from markupsafe import Markup
 from rac.artifacts import atomic_folder, read_json, write_text
 from rac.report import answers, gallery, lengths, mechanism, money, outside, style, tidy, times
 
-ROWS = 200  # of a figure's table that the page shows
+ROWS = 60  # of a figure's table that the page shows
 SCRIPT = Path(__file__).with_name("page.js")
 LOOK = Path(__file__).with_name("page.css")
 
@@ -84,10 +84,10 @@ def report(
         lowest += best
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
     drawn += gallery.of_tokens(tokens)
-    svgs = {one.name: style.svg(one.picture.figure) for one in drawn}
+    rendered = style.rendered([one.picture.figure for one in drawn])
     pictures: dict[str, list[dict]] = {}
-    for one in drawn:
-        text = style.inline(svgs[one.name], one.name, one.description, one.picture.tips)
+    for i, (one, (text, _)) in enumerate(zip(drawn, rendered, strict=True)):
+        text = style.inline(text, f"f{i}", one.description, one.picture.tips)
         picture = {"svg": Markup(text), "caption": one.caption, "table": _table(one)}
         pictures.setdefault(one.topic, []).append(picture)
     script = SCRIPT.read_text(encoding="utf-8")
@@ -122,8 +122,8 @@ def report(
         )
     )
     with atomic_folder(output.parent / "figures") as folder:
-        for one in drawn:
-            style.save(one.picture.figure, svgs[one.name], one.frame, folder, one.name)
+        for one, (text, pdf) in zip(drawn, rendered, strict=True):
+            style.save(text, pdf, one.frame, folder, one.name)
     write_text(output, page)
 
 

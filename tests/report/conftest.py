@@ -9,6 +9,8 @@ import pytest
 from rac import overlaps
 from rac.artifacts import write_json, write_jsonl, write_text
 from rac.evaluate.score import summarise
+from rac.report.page import report
+from rac.report.summary import summarize
 
 DENSE = {"calibration": "none", "variant": "dense"}
 
@@ -174,13 +176,25 @@ def write_run(
     return run
 
 
+def write_page(run, root, provenance=None, output=None, **more) -> Path:
+    """The table and then the page of a run of `write_run`."""
+    summary = root / "results/summary.csv"
+    beside = [summary.with_name(name) for name in ("comparisons.csv", "budgets.csv")]
+    summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
+    others = (run[key] for key in ("diagnostics", "generations", "sources", "overlaps"))
+    output = output or root / "results/report.html"
+    report(summary, *beside, *others, more.pop("config", {}), provenance or {}, output, **more)
+    return output
+
+
 @pytest.fixture(scope="session")
 def made():
-    """How to make artefacts: `made.dense`, `made.cell`, `made.run`."""
+    """How to make artefacts: `made.dense`, `made.cell`, `made.run`, `made.page`."""
 
     class Made:
         dense = staticmethod(dense)
         cell = staticmethod(cell)
         run = staticmethod(write_run)
+        page = staticmethod(write_page)
 
     return Made

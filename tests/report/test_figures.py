@@ -141,7 +141,8 @@ def test_files_hold_the_figure_and_its_data(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         figure = figures.dots(cells(), "accuracy", "accuracy", STYLE).figure
-        style.save(figure, style.svg(figure), cells(), folder, "one")
+        ((text, pdf),) = style.rendered([figure])
+        style.save(text, pdf, cells(), folder, "one")
     names = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert set(names) == {"one.svg", "one.pdf", "one.csv"}
     assert names["one.pdf"].startswith(b"%PDF")

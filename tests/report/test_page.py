@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from rac.report.page import report
-from rac.report.summary import summarize
-
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> \x00 &amp; <img src=x onerror=alert(2)>"
 
@@ -43,16 +40,6 @@ class Page(HTMLParser):
 
     def words(self):
         return " ".join(" ".join(self.text).split())
-
-
-def write_page(run, root, provenance=None, output=None, **more):
-    summary = root / "results/summary.csv"
-    beside = [summary.with_name(name) for name in ("comparisons.csv", "budgets.csv")]
-    summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
-    others = (run[key] for key in ("diagnostics", "generations", "sources", "overlaps"))
-    output = output or root / "results/report.html"
-    report(summary, *beside, *others, {}, provenance or {}, output, **more)
-    return output
 
 
 def read_page(path):
@@ -89,8 +76,8 @@ PROVENANCE = {"command": "<script>x</script>", "versions": {"rac": "9.9"}, "mach
 
 
 @pytest.fixture(scope="module")
-def output(run, root):
-    return write_page(run, root, PROVENANCE)
+def output(made, run, root):
+    return made.page(run, root, PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +143,15 @@ def test_the_figures_files_hold_what_is_drawn(output):
         assert len(list(csv.DictReader(stream))) == 6
 
 
-def test_the_same_run_gives_the_same_page(run, root, output):
-    again = write_page(run, root, PROVENANCE, root / "again/report.html")
+def test_the_same_run_gives_the_same_page(made, run, root, output):
+    again = made.page(run, root, PROVENANCE, root / "again/report.html")
     assert again.read_bytes() == output.read_bytes()
 
 
 def test_one_cell_is_a_page(made, tmp_path):
     run = made.run(tmp_path, [made.dense([1])])
     run["sources"].clear()
-    page = read_page(write_page(run, tmp_path))
+    page = read_page(made.page(run, tmp_path))
     assert "A compressed reasoning model, measured" in page.words()
     assert page.words().count("Not measured in this run.") >= 3
     assert page.words().count("tiny, sums, dense and nothing else") == 2  # lengths and budgets
@@ -175,7 +162,7 @@ def test_a_cell_without_an_eval_is_a_page(made, tmp_path):
     asked = ("eval", "scores", "dense_scores", "metrics", "generation")
     run["cells"] = [cell | dict.fromkeys(asked) for cell in run["cells"]]
     run["generations"].clear()
-    page = read_page(write_page(run, tmp_path))
+    page = read_page(made.page(run, tmp_path))
     assert "0.1" in page.words()
     assert "No generations were found." in page.words()
 
@@ -195,7 +182,7 @@ def test_missing_files_are_listed(made, tmp_path):
     )
     for path in set(lost) - {lost[1], lost[2]}:
         Path(path).unlink()
-    words = read_page(write_page(run, tmp_path)).words()
+    words = read_page(made.page(run, tmp_path)).words()
     listed = words.partition("Missing files, left out above:")[2]
     assert all(path in listed for path in lost)
 
@@ -216,7 +203,7 @@ def two_cells(made, tmp_path_factory):
         ),
     ]
     root = tmp_path_factory.mktemp("two")
-    return read_page(write_page(made.run(root, cells), root)).words()
+    return read_page(made.page(made.run(root, cells), root)).words()
 
 
 def test_answers_stand_side_by_side(two_cells):
