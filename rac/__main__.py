@@ -4,6 +4,7 @@ Definitions come as JSON, exactly as config.yaml states them. A message of one l
 that something outside the code is to be put right.
 """
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from rac import config as definitions
+from rac import slots
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -41,14 +43,48 @@ def parse(kind: type[Kind], text: str) -> Kind:
         raise RacError(f"{where}: {first['msg']}") from None
 
 
+# Tasks of lm-eval ask nobody: rows come from data files, and tokenizers from folders.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Which shard of how many, written as 0/8.
+
+    Raises:
+        RacError: it is none.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise RacError(f"'{text}' is no shard: write 0/8 for the first of eight")
+    return int(number), int(count)
+
+
 Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
 Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
 Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
 Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
+Answerer = Annotated[
+    str, typer.Option(help="what samples, or `likelihoods` where nothing is sampled")
+]
 Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
+Shard = Annotated[
+    Any, typer.Option(metavar="I/N", parser=shard_of, help="only this shard, as a folder; from 0/N")
+]
+Shards = Annotated[list[Path], typer.Option(help="the shards that were made, to put together")]
 File = Annotated[Path, typer.Option()]
+
+
+@app.callback()
+def job(
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs that the verb may see, and has to itself")
+    ] = None,
+) -> None:
+    """One verb a stage of the workflow."""
+    if gpus is not None:
+        slots.take(gpus)
 
 
 @app.command()
@@ -85,11 +121,17 @@ def traces(
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """On-policy chains of thought of the dense model."""
-    from rac.traces import write_traces
+    from rac.traces import write_shard, write_traces
 
-    write_traces(spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    asked = (spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    if shard:
+        write_shard(*asked, shard)
+    else:
+        write_traces(*asked, shards)
 
 
 @app.command()
@@ -114,11 +156,26 @@ def hessians(
     model: Folder,
     sequences: Annotated[Path, typer.Option(help="sequences.safetensors of the source")],
     output: Output,
+    spill: Annotated[
+        str, typer.Option(help="a folder for hidden states to wait in; memory without")
+    ] = "",
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """Hessians of the dense model over a source."""
-    from rac.hessians import accumulate
+    from rac.hessians import accumulate, add
 
-    accumulate(model, sequences, dtype, output)
+    if shards:
+        add(shards, output)
+    else:
+        accumulate(
+            model,
+            sequences,
+            dtype,
+            output,
+            shard=shard or (0, 1),
+            spill=Path(spill) if spill else None,
+        )
 
 
 @app.command()
@@ -157,6 +214,7 @@ def requests(
     output: Output,
 ) -> None:
     """The prompts of an evaluation, by lm-eval and the model's chat template."""
+    os.environ.update(OFFLINE)
     from rac.evaluate.requests import build_requests
 
     build_requests(task, dataset, model, output)
@@ -168,18 +226,26 @@ def generate(
     model_spec: Annotated[Any, definition(definitions.Model)],
     checkpoint: Folder,
     requests: File,
-    engine: Engine,
+    engine: Answerer,
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
-    record: Output,
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
-    """A checkpoint's answers."""
-    from rac.generate import write_generations
+    """A checkpoint's answers, or the log-likelihoods of those that are given."""
+    if engine == "likelihoods":
+        from rac.likelihoods import write_likelihoods
 
-    write_generations(
-        *(spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output, record)
-    )
+        write_likelihoods(model_spec.dtype, checkpoint, requests, code, output)
+        return
+    from rac.generate import write_generations, write_shard
+
+    asked = (spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output)
+    if shard:
+        write_shard(*asked, shard)
+    else:
+        write_generations(*asked, shards)
 
 
 @app.command()
@@ -192,6 +258,7 @@ def score(
     metrics: Output,
 ) -> None:
     """Verdicts and metrics of stored answers."""
+    os.environ.update(OFFLINE)
     from rac.evaluate.score import score as score_generations
 
     score_generations(spec, dataset, requests, generations, scores, metrics)
@@ -269,10 +336,11 @@ def report(
 def _write_page(
     config: Any, summary: Path, output: Path, lacking: list[dict] | None = None
 ) -> None:
-    from rac import artifacts, matrix
+    from rac import matrix
+    from rac.provenance import provenance
     from rac.report import page, times
 
-    made = artifacts.provenance()["provenance"]
+    made = provenance("report")["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
     cells = matrix.report_cells(config)
     run = {(*cell,) for cell in matrix.plan(config, config.run).cells}
@@ -334,6 +402,56 @@ def plan(
     settings = _read_config(config, run)
     rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
     print(plans.table(rows), end="")
+
+
+@app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Where a run stands: what is done, runs, failed or is missing, with its time and size."""
+    from rac import status as states
+
+    print(states.table(states.status(_read_config(config, run))), end="")
+
+
+@app.command()
+def clean(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    remove: Annotated[bool, typer.Option("--remove", help="remove what is listed")] = False,
+) -> None:
+    """List what no run of the configuration needs; remove it if asked to."""
+    from rac import artifacts
+    from rac import clean as cleaning
+    from rac.status import LOCK, size
+
+    if remove:
+        artifacts.hold(LOCK)
+    artefacts = cleaning.unused(_read_config(config, None))
+    for path in artefacts:
+        print(f"{size(path) / 1e6:10,.1f} MB  {path}")
+    total = sum(map(size, artefacts)) / 1e6
+    print(f"{total:10,.1f} MB  {'removed' if remove else 'in all; --remove removes it'}")
+    if remove:
+        cleaning.remove(artefacts)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Option(help="the project's folder")] = Path(),
+) -> None:
+    """Compare every artefact with the hashes that were written with it."""
+    from rac.verify import verify as look_at
+
+    seen, wrong = 0, []
+    for finding in look_at(folder):
+        seen += 1
+        if finding.wrong:
+            wrong.append(finding)
+            print(finding.wrong, flush=True)
+    print(f"{seen} files compared, {len(wrong)} of them damaged or missing")
+    if wrong:
+        sys.exit(1)
 
 
 @app.command()

@@ -58,6 +58,7 @@ class Device(NamedTuple):
 # Makers' figures, without sparsity.
 A100 = Device("A100 80 GB", 80e9, 312e12, 19.5e12, 2.0e12)
 H100 = Device("H100 80 GB", 80e9, 989e12, 67e12, 3.35e12)
+CPU = Device("a CPU's thread", 8e9, 40e9, 40e9, 5e9)  # assumed, and low
 
 
 class Group(NamedTuple):

@@ -10,13 +10,16 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
-from rac.artifacts import read_json, write_json, write_jsonl
+from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
 from rac.config import Calibration
 from rac.divergences import kl_divergence
+from rac.engines import NOT_NUMBERS
 from rac.errors import RacError
+from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
+from rac.provenance import hashes, provenance
 from rac.solvers import relative_error
 from rac.token_errors import token_errors
 
@@ -63,7 +66,8 @@ def diagnose(
     is_dense = checkpoint.resolve() == dense.resolve()
     reference = None if is_dense else checkpoints.load_model(dense, dtype)
     per_sequence, losses = {}, {}
-    for role, file in (("thoughts", thoughts), ("text", text)):
+    files = {"thoughts": thoughts, "text": text}
+    for role, file in files.items():
         scored = score_sequences(network, reference, sources.read(file), role == "thoughts")
         if not scored:
             raise RacError(f"{file} holds no token to predict; give its source more tokens")
@@ -82,7 +86,15 @@ def diagnose(
     }
     rows = _token_rows(network, reference, dense, sources.read(thoughts)) if layers else []
     write_jsonl(tokens, rows)
-    write_json(output, {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence})
+    made = provenance(
+        "diagnostics",
+        model=identity,
+        checkpoint=checkpoints.identity(checkpoint),
+        hessians=sha256_file(stored / "index.json"),
+        sequences={role: sha256_file(file) for role, file in files.items()},
+    )
+    found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
+    write_json(output, found | hashes(tokens.parent, tokens.name) | made)
 
 
 def _token_rows(
@@ -195,6 +207,9 @@ def score_sequences(
         reference: the dense one; None if that is `network`, whose divergence is 0.
         sequences: token ids and prompt lengths.
         skip_prompt: predict decode tokens only; otherwise all but the first token.
+
+    Raises:
+        RacError: logits are not numbers; names the sequence.
     """
     vocabulary = network.config.get_text_config().vocab_size
     scored: dict[int, Scored] = {}
@@ -203,6 +218,8 @@ def score_sequences(
         chosen = [sequences[i] for i in batch]
         found = _score_batch(network, reference, chosen, skip_prompt)
         scored |= {i: one for i, one in zip(batch, found, strict=True) if one}
+        for i in (i for i, one in scored.items() if math.isnan(one.loss)):
+            raise RacError(f"sequence {i}: {NOT_NUMBERS}")
     return [scored[i] for i in sorted(scored)]
 
 
@@ -229,17 +246,3 @@ def _score_batch(
         kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
         found.append(Scored(loss.item(), kl * len(targets), len(targets)))
     return found
-
-
-def ratio(scored: list[tuple[float, int]]) -> tuple[float, float | None]:
-    """Loss a token, Σ losses / Σ tokens, and the standard error of this ratio over sequences.
-
-    Sequences are what is drawn, and tokens of one hang together: the ratio estimator's linearized
-    variance (Cochran, Sampling Techniques, eq. 6.13). None for a single sequence.
-    """
-    total = sum(tokens for _, tokens in scored)
-    loss = sum(loss for loss, _ in scored) / total
-    if len(scored) == 1:
-        return loss, None
-    squares = sum((of_one - loss * tokens) ** 2 for of_one, tokens in scored)
-    return loss, math.sqrt(squares * len(scored) / (len(scored) - 1)) / total

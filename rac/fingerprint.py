@@ -15,7 +15,10 @@ PACKAGE = Path(__file__).parent
 
 # Not followed: what definitions say reaches a stage as parameters, and the rest is only shown to the user.
 # Without this, every edit of the configuration's checks would recompute everything.
-APART = {"rac.config", "rac.variants", "rac.schema", "rac.errors", "rac.progress"}
+APART = {
+    *("rac.config", "rac.variants", "rac.schema", "rac.errors"),
+    *("rac.progress", "rac.provenance"),
+}
 
 # Not followed either, but named by the rule whose definition asks for them: a solver, an engine, …
 CHOSEN = {
@@ -36,6 +39,7 @@ STAGES = {
     "compress": ["rac.compress"],  # and what the variant chooses
     "requests": ["rac.evaluate.requests", *TASKS],
     "generate": ["rac.generate"],  # and the model's engine
+    "likelihoods": ["rac.likelihoods"],  # in place of both, where the task draws no samples
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
     "diagnostics": ["rac.diagnostics"],
     "overlaps": ["rac.overlaps"],

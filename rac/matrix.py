@@ -10,10 +10,21 @@ from typing import NamedTuple
 from rac import __version__
 from rac.artifacts import sha256_json
 from rac.config import Config
+from rac.evaluate.harness import SAMPLES, output_type
 from rac.fingerprint import CHOSEN, STAGES, fingerprint
 from rac.variants import Variant
 
+# Keys that say how jobs run, and not what they compute.
+EXECUTION = {
+    "models": {"device", "threads", "spill"},
+    "sources": {"shards"},
+    "evals": {"shards"},
+}
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
+
+
+# Folders of results/ that are made anew for the active run.
+OF_RUN = ("figures", "benchmarks", "preview")
 
 
 class Cell(NamedTuple):
@@ -146,15 +157,21 @@ def restrict(config: Config) -> Config:
         "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
-    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"threads"}}})
+    values = config.model_dump(mode="json")
     for kind, names in kept.items():
         values[kind] = {name: value for name, value in values[kind].items() if name in names}
     return Config.model_validate(values)
 
 
+def defining(config: Config) -> dict:
+    """The definitions that the active run's numbers hang on, without the keys that say how jobs run."""
+    exclude = {kind: {"__all__": keys} for kind, keys in EXECUTION.items()}
+    return restrict(config).model_dump(mode="json", exclude=exclude)
+
+
 def identity(config: Config) -> str:
     """Hash of the definitions that the active run's numbers hang on."""
-    return sha256_json(restrict(config).model_dump(mode="json"))[:16]
+    return sha256_json(defining(config))[:16]
 
 
 def code_version() -> str:
@@ -164,11 +181,99 @@ def code_version() -> str:
     return f"{__version__}+{fingerprint(*names, *sorted(CHOSEN))}"
 
 
+class Shared(NamedTuple):
+    """An artefact that cells hang on, and the files that tell of its making."""
+
+    name: str
+    path: str
+    log: str
+    benchmark: str
+    shards: tuple[str, ...] = ()
+
+
+def shared(config: Config) -> list[Shared]:
+    """What the cells of the active run hang on, in the order in which it is made."""
+    used, heldout = restrict(config), config.runs[config.run].heldout
+    text = heldout.text if heldout else None  # no Hessians are taken over it
+    found = [
+        Shared(
+            f"dataset {name}",
+            f"resources/datasets/{name}",
+            f"logs/datasets/{name}.log",
+            f"results/benchmarks/dataset/{name}.tsv",
+        )
+        for name in used.datasets
+    ]
+    for model in used.models:
+        found.append(
+            Shared(
+                f"{model}",
+                f"resources/models/{model}",
+                f"logs/models/{model}.log",
+                f"results/{model}/benchmarks/model.tsv",
+            )
+        )
+        measured = measured_sources(config, model) if model in _used(config, "models") else []
+        searched = searched_sources(config, model) - {*measured}
+        evals = {name for cell, name in plan(config, config.run).evals if cell.model == model}
+        for stage, names in (
+            ("traces", generated_sources(config, model)),
+            ("sources", [*measured, *sorted(searched)]),
+            ("hessians", [name for name in measured if name != text]),
+            ("requests", [name for name in config.evals if name in evals]),
+        ):
+            for name in names:
+                count = config.sources[name].shards if stage in ("traces", "hessians") else 1
+                folder = f"results/{model}/shards/{stage}/{name}"
+                found.append(
+                    Shared(
+                        f"{model} {stage} {name}",
+                        _MADE.get(stage, "results/{model}/{stage}/{name}").format(
+                            model=model, stage=stage, name=name
+                        ),
+                        f"logs/{model}/{stage}/{name}.log",
+                        f"results/{model}/benchmarks/{stage}/{name}.tsv",
+                        tuple(f"{folder}/{i}" for i in range(count)) if count > 1 else (),
+                    )
+                )
+    return found
+
+
+# Where a stage's folder is there before its work is done, what is there after it.
+_MADE = {
+    "traces": "results/{model}/{stage}/{name}/traces.jsonl.zst",
+    "sources": "results/{model}/{stage}/{name}/sequences.safetensors",
+    "requests": "results/{model}/{stage}/{name}/requests.jsonl.zst",
+}
+
+
+def generation_shards(config: Config) -> list[str]:
+    """The shards of all generations of the active run."""
+    return [
+        f"results/{cell.model}/shards/generate/{cell.calibration}/{cell.variant}/{name}/{shard}"
+        for cell, name in plan(config, config.run).evals
+        for shard in range(config.evals[name].shards)
+    ]
+
+
+def files_of(row: dict) -> list[str]:
+    """The files of a cell that a row of the table is made from."""
+    kinds = ("compression", "scores", "metrics", "generation", "diagnostics", "runtime")
+    return [str(row[kind]) for kind in kinds if row[kind]]
+
+
+def downloads(config: Config) -> list[str]:
+    """Every file and folder of the active run that the network may be needed for."""
+    used = restrict(config)
+    datasets = [f"resources/datasets/{name}/data.jsonl" for name in used.datasets]
+    return datasets + [f"resources/models/{name}" for name in used.models]
+
+
 def summary_files(config: Config) -> list[str]:
     """Every file that the table of the active run is made from."""
     rows = summary_cells(config)
-    kinds = ("dense_scores", "scores", "metrics", "generation", "diagnostics", "runtime")
-    files = [str(row[kind]) for row in rows for kind in kinds if row[kind]]
+    files = [str(row["dense_scores"]) for row in rows if row["dense_scores"]]
+    files += [file for row in rows for file in files_of(row) if file != row["compression"]]
     files += [cell.checkpoint for cell in plan(config, config.run).cells]
     return list(dict.fromkeys(files))
 
@@ -256,7 +361,7 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
                 "problems": f"resources/datasets/{config.evals[row['eval']].dataset}/data.jsonl",
             }
             for row in rows
-            if row["eval"]
+            if row["eval"] and output_type(config.evals[row["eval"]].task) == SAMPLES
         ],
         "sources": [
             {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}

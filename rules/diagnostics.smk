@@ -15,11 +15,15 @@ rule diagnostics:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("diagnostics"),
+        runtime=minutes("diagnostics"),
     params:
         dtype=ask("dtype"),
         code=stage("diagnostics"),
     shell:
-        "python -m rac diagnostics --dtype {params.dtype} --model {input.model:q}"
+        "python -m rac --gpus {resources.gpu} diagnostics --dtype {params.dtype} --model {input.model:q}"
         " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q}"
         " --thoughts {input.thoughts:q} --text {input.text:q} --output {output.errors:q}"
         " --tokens {output.tokens:q} > {log:q} 2>&1"

@@ -182,11 +182,6 @@ def test_the_repository_s_schema_is_current():
         ),
         ("datasets/problems-test/files", ["x"], "'files' goes with 'hub'"),
         ("datasets/problems-test/split", DELETE, "'split' goes with 'embedded'"),
-        (
-            "datasets/problems-test/columns",
-            {"answer": None},
-            "evals.word-problems.dataset: 'problems-test' has no answers",
-        ),
         ("variants/wanda/pattern", "random", "is neither 'unstructured' nor n:m"),
         (
             "variants/sparsegpt-0.5",

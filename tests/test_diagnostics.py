@@ -174,17 +174,6 @@ def test_the_dense_model_has_no_errors(inputs, tiny_model, tmp_path):
     assert found["tokens"] == []
 
 
-def test_ratio_and_its_standard_error():
-    scored = [(8.0, 4), (9.0, 3), (30.0, 10), (1.0, 2)]
-    loss, se = diagnostics.ratio(scored)
-    assert loss == pytest.approx(48 / 19)
-    # The textbook form: s² of the residuals y - R x, over n times the squared mean of x.
-    residuals = torch.tensor([y - loss * x for y, x in scored], dtype=torch.float64)
-    expected = (residuals.square().sum() / 3 / 4).sqrt() / (19 / 4)
-    assert se == pytest.approx(expected.item())
-    assert diagnostics.ratio([(3.0, 2)]) == (1.5, None)
-
-
 def test_nothing_to_predict_is_refused(inputs, tiny_model, write_sequences, tmp_path):
     text = write_sequences(tmp_path / "s", tiny_model, "text", [1, 1])
     with pytest.raises(RacError, match="holds no token to predict"):

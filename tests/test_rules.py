@@ -79,12 +79,25 @@ def test_an_engine_is_the_one_asked_for_or_what_is_installed(
     monkeypatch.setattr(importlib.metadata, "version", version)
     model = {"embedded": "reasoner", "dtype": dtype, "engine": asked, "tensor_parallel": 4}
     settings = config.validate(VALUES | {"models": VALUES["models"] | {"reasoner": model}})
-    asked_of = Wildcards(model="reasoner")
-    assert rules.engine(settings, asked_of) == chosen
+    asked_of = Wildcards(model="reasoner", eval="word-problems")
+    assert rules.engine(settings, asked_of) == rules.generate_engine(settings, asked_of) == chosen
     assert rules.tensor_parallel(settings, asked_of) == 4
     for stage, code in (("traces", rules.traces_code), ("generate", rules.generate_code)):
         assert code(settings, asked_of) == fingerprint.stage(stage, f"rac.engines.{chosen}")
     assert "engine" not in json.loads(rules.spec(settings, "models", "model")(asked_of))
+
+
+def test_log_likelihoods_hang_on_no_engine():
+    def asked(engine):
+        values = copy.deepcopy(VALUES)
+        values["models"]["reasoner"]["engine"] = engine
+        values["evals"]["arc"] = {"task": "arc_easy", "dataset": "problems-test"}
+        given = config.validate(values), Wildcards(model="reasoner", eval="arc")
+        return rules.generate_engine(*given), rules.generate_code(*given)
+
+    assert (
+        asked("vllm") == asked("transformers") == ("likelihoods", fingerprint.stage("likelihoods"))
+    )
 
 
 def test_threads_of_a_job(settings):
@@ -256,6 +269,18 @@ def test_a_task_file_of_the_user_s_own_is_an_input():
     [
         ("evals", "word-problems", {"task": "word_problemz"}, "did you mean 'word_problems'?"),
         ("evals", "word-problems", {"task": "tasks/own.yaml"}, "tasks/own.yaml is missing"),
+        (
+            "evals",
+            "word-problems",
+            {"task": "arc_easy", "samples": 4},
+            "evals.word-problems.samples: 'arc_easy' is scored by log-likelihood",
+        ),
+        (
+            "datasets",
+            "problems-test",
+            {"columns": {"answer": None}},
+            "evals.word-problems.dataset: 'problems-test' has no answers",
+        ),
         ("datasets", "c4-heldout", {"split": "heldot"}, "datasets.c4-heldout: split 'heldot'"),
         ("datasets", "problems-test", {"rows": None}, "set rows, such as rows: 200"),
         (
@@ -287,3 +312,29 @@ def test_what_another_run_asks_for_is_not_looked_at():
 def test_the_snakefile_s_modules_import_neither_torch_nor_lm_eval():
     code = "import sys, rac.rules; assert not {'torch', 'transformers', 'lm_eval'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shards_are_inputs_where_there_are_several(settings):
+    source = Wildcards(model="reasoner", source="traces", shard="2")
+    answers = Wildcards(
+        model="reasoner", calibration="rac", variant="wanda-0.5", eval="word-problems", shard="0"
+    )
+    for ask in (rules.trace_shards, rules.hessian_shards):
+        assert ask(settings, source) == []
+    assert rules.generation_shards(settings, answers) == []
+    values = copy.deepcopy(VALUES)
+    values["sources"]["traces"]["shards"] = 3
+    values["evals"]["word-problems"]["shards"] = 2
+    cut = config.validate(values)
+    folder = "results/reasoner/shards"
+    assert rules.trace_shards(cut, source) == [f"{folder}/traces/traces/{i}" for i in range(3)]
+    assert rules.hessian_shards(cut, source) == [f"{folder}/hessians/traces/{i}" for i in range(3)]
+    assert rules.generation_shards(cut, answers) == [
+        f"{folder}/generate/rac/wanda-0.5/word-problems/{i}" for i in range(2)
+    ]
+    assert (rules.shard(cut, source), rules.shard(cut, answers)) == ("2/3", "0/2")
+    # What jobs compute is the same: no artefact hangs on it.
+    for kind, wildcard, asked in (("sources", "source", source), ("evals", "eval", answers)):
+        stated = [rules.spec(values, kind, wildcard)(asked) for values in (settings, cut)]
+        assert stated[0] == stated[1]
+    assert rules.run_config(cut, None) == rules.run_config(settings, None)

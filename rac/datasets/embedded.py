@@ -1,6 +1,10 @@
-"""The datasets that ship with the package: word problems and a sample of C4, each split by hash."""
+"""The datasets that ship with the package: word problems, a sample of C4, and problems made of it.
+
+All are split by hash.
+"""
 
 from rac.config import Dataset
+from rac.datasets import word_order
 from rac.errors import RacError
 from rac.models.reasoner import problems, text
 
@@ -13,9 +17,8 @@ def check(dataset: Dataset, name: str) -> None:
     """
     kind = "documents" if dataset.embedded == "c4" else "problems"
     # What the reasoner was trained on is for training alone.
-    splits = [
-        split for split in (text if kind == "documents" else problems).SPLITS if split != "train"
-    ]
+    known = {"word-problems": problems.SPLITS, "c4": text.SPLITS, "word-order": ("heldout",)}
+    splits = [split for split in known[str(dataset.embedded)] if split != "train"]
     if dataset.kind != kind:
         raise RacError(
             f"datasets.{name}: '{dataset.embedded}' is of kind '{kind}': set kind: {kind}"
@@ -36,6 +39,9 @@ def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
     if dataset.embedded == "c4":
         documents = text.documents(str(dataset.split))
         rows = [{"id": str(i), "text": document} for i, document in enumerate(documents)]
+        return rows, {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
+    if dataset.embedded == "word-order":
+        rows = list(word_order.problems(text.documents(str(dataset.split)), dataset.seed))
         return rows, {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
     assert dataset.rows is not None
     rows = problems.generate(str(dataset.split), dataset.rows, dataset.seed)

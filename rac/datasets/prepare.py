@@ -1,6 +1,7 @@
 """Stage `dataset`: rows of problems or documents as data.jsonl, whatever they came from."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rac.config import Dataset
 from rac.datasets import embedded, files, hub
 from rac.datasets.overlap import overlapping
 from rac.errors import RacError
+from rac.provenance import hashes, provenance
 
 
 def prepare_dataset(
@@ -42,18 +44,26 @@ def prepare_dataset(
             f"datasets.{name}: {dataset.rows or 1} rows are asked for, it has {len(rows)}"
         )
     rows = rows[: dataset.rows]
+    repeated = [one for one, count in Counter(row["id"] for row in rows).items() if count > 1]
+    if repeated:
+        raise RacError(
+            f"datasets.{name}: the id '{repeated[0]}' is that of several rows (as {len(repeated) - 1} "
+            "more are); name another column in columns.id, or set it to null to number the rows"
+        )
     with atomic_folder(output) as folder:
         write_jsonl(folder / "data.jsonl", rows)
-        sha256 = sha256_file(folder / "data.jsonl")
         write_json(
             folder / "meta.json",
             {
                 "rows": len(rows),
-                "sha256": sha256,
                 "dropped": dropped,
                 "definition": dataset.model_dump(mode="json"),
             }
-            | meta,
+            | meta
+            | hashes(folder, "data.jsonl")
+            | provenance(
+                "dataset", without={n: sha256_file(f) for n, f in (without or {}).items()}
+            ),
         )
 
 
@@ -71,5 +81,6 @@ def _rename(raw: list[dict], dataset: Dataset, name: str) -> list[dict]:
                     f"{', '.join(map(str, row))}); say which one is meant in columns.{column}"
                 )
         named = {column: str(row[given]) for column, given in columns.items()}
-        rows.append(row | {"id": str(i if row.get("id") is None else row["id"])} | named)
+        known = row.get(dataset.columns.id) if dataset.columns.id else None
+        rows.append(row | {"id": str(i if known is None else known)} | named)
     return rows

@@ -2,12 +2,16 @@
 
 import difflib
 import functools
+import importlib
+import importlib.util
 import json
 import logging
-import os
 import re
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rac.artifacts import read_jsonl
@@ -15,17 +19,16 @@ from rac.errors import RacError
 
 TASKS = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234  # lm-eval's default
-# How contexts are built, when requests are made and again when they are replayed.
-CONTEXT: dict[str, Any] = {"apply_chat_template": True, "fewshot_as_multiturn": True}
-# Nobody asks the hub: rows come from data files, and tokenizers from folders.
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
+# What tasks ask of a model. The others are of log-likelihoods.
+SAMPLES, CHOICES, ROLLING = "generate_until", "multiple_choice", "loglikelihood_rolling"
 
 # A task file that includes another one. Few-shot examples are drawn from the same rows, of which
 # lm-eval then leaves out the one that is asked.
 OVERRIDE = """\
 include: {task}
 custom_dataset: !function rac.evaluate.harness.load_rows
-dataset_kwargs: {{file: {data}, sandbox: {sandbox}}}
+dataset_kwargs: null
+metadata: {{file: {data}, sandbox: {sandbox}}}
 training_split: null
 validation_split: null
 fewshot_split: test
@@ -43,11 +46,12 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
         sandbox: the level that a task of ours runs programs in.
 
     Raises:
-        RacError: there is no such task, its prompts need columns that `data` lacks, or it is of
-            a kind that we cannot generate for.
+        RacError: there is no such task, it needs columns that `data` lacks, or it is of a kind
+            that is not supported.
     """
-    os.environ.update(OFFLINE)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for package in ("datasets", "requests"):
+        _import_later(package)
     from lm_eval.tasks import TaskManager
 
     file = task_file(name).resolve()
@@ -61,7 +65,6 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
         settings = (entry.cfg if entry else None) or {}
         if "group" in settings:
             raise RacError(f"'{name}' is a group of lm-eval tasks: name one of its tasks")
-        _generates(name, settings.get("output_type"))
         if settings.get("unsafe_code"):
             raise RacError(f"the task '{name}' runs the model's code, which is not supported")
         try:
@@ -73,28 +76,101 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
             raise RacError(
                 f"the task '{name}' cannot be built from the rows of {data}: {cause}"
             ) from error
-    _generates(name, task.OUTPUT_TYPE)
-    task.set_fewshot_seed(FEWSHOT_SEED)
+    if output_type(name) != task.OUTPUT_TYPE:
+        raise RacError(f"the task '{name}' is {task.OUTPUT_TYPE} and its file does not say so")
     return task
 
 
-def _generates(name: str, output_type: str | None) -> None:
-    if output_type not in (None, "generate_until"):
-        raise RacError(
-            f"the task '{name}' is scored by log-likelihood ({output_type}); "
-            "only tasks that generate (generate_until) can be evaluated"
-        )
+def instances(task: Any) -> list[Any]:
+    """lm-eval's requests of a task, the same each time: when they are made, and when they are replayed.
+
+    Prompts to sample from are messages, for the model's own chat template. Contexts of log-likelihoods
+    are plain text, as lm-eval has it.
+    """
+    task.set_fewshot_seed(FEWSHOT_SEED)
+    messages = {
+        "apply_chat_template": True,
+        "fewshot_as_multiturn": True,
+        "chat_template": as_messages,
+    }
+    task.build_all_requests(**(messages if task.OUTPUT_TYPE == SAMPLES else {}))
+    return task.instances
 
 
-def load_rows(file: str, sandbox: str = "bubblewrap", **_: Any) -> dict:
+class _Later(ModuleType):
+    """Stands in for a package until something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _import_later(package: str) -> None:
+    """Spare scoring what lm-eval imports to no use here: it took two thirds of the time."""
+    if package not in sys.modules:
+        later = _Later(package)
+        later.__spec__ = importlib.util.find_spec(package)
+        sys.modules[package] = later
+
+
+class Rows(Sequence):
+    """Rows of a dataset as they are, with what tasks ask of `datasets.Dataset`.
+
+    lm-eval itself asks for rows and the names of columns alone; a real Dataset is made when a task's own
+    code asks for more.
+    """
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.features = dict.fromkeys(name for row in rows for name in row)
+        self._rows = [self.features | row for row in rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._rows[key] if isinstance(key, int) else self._dataset[key]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._dataset, name)
+
+    @functools.cached_property
+    def _dataset(self) -> Any:
+        import datasets
+
+        return datasets.Dataset.from_list(self._rows)
+
+
+def load_rows(file: str, sandbox: str = "bubblewrap", **_: Any) -> dict[str, Rows]:
     """The rows of a data.jsonl as split "test", in memory: no hub, no cache on the disk.
 
     A column `sandbox` says in which one a program that answers the row is run.
     """
-    import datasets
+    return {"test": Rows([row | {"sandbox": sandbox} for row in read_jsonl(Path(file))])}
 
-    rows = [row | {"sandbox": sandbox} for row in read_jsonl(Path(file))]
-    return {"test": datasets.Dataset.from_list(rows)}
+
+@functools.cache
+def output_type(name: str) -> str:
+    """What a task asks of a model, as its file or one that it includes says: SAMPLES, if none does."""
+    file: Path | None = task_file(name)
+    seen: set[Path] = set()
+    while file and file.is_file() and file not in seen:
+        seen.add(file)
+        text = file.read_text(encoding="utf-8")
+        if found := _value("output_type", text):
+            return found
+        include = _value("include", text)
+        file = (file.parent / include).resolve() if include else None
+    return SAMPLES
+
+
+def _value(key: str, text: str) -> str | None:
+    """What a task file says of a key: a search for its line, as the file is YAML with lm-eval's tags."""
+    line = rf"^[\"']?{key}[\"']?:\s*[\"']?([^\"'#\n]+?)[\"']?\s*(#.*)?$"
+    found = re.search(line, text, re.MULTILINE)
+    return found[1] if found else None
 
 
 @functools.cache
@@ -134,10 +210,12 @@ def task_file(name: str) -> Path:
     )
     if file := _defining(line, TASKS):
         return file
+    harness = importlib.util.find_spec("lm_eval")
+    assert harness is not None and harness.submodule_search_locations
+    if file := _defining(line, Path(harness.submodule_search_locations[0]) / "tasks"):
+        return file
     import lm_eval.tasks
 
-    if file := _defining(line, Path(lm_eval.tasks.__file__).parent):
-        return file
     index = lm_eval.tasks.TaskManager(include_path=str(TASKS)).task_index
     if name in index:
         if index[name].yaml_path:

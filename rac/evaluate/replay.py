@@ -1,13 +1,12 @@
-"""Stored generations, replayed as an lm-eval model."""
+"""Stored answers, replayed through an lm-eval task as if a model gave them."""
 
 import json
+import statistics
+from collections.abc import Callable
 from typing import Any
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-
 from rac.errors import RacError
-from rac.evaluate.harness import as_messages
+from rac.evaluate.harness import ROLLING, instances
 from rac.evaluate.thoughts import answer_part
 
 
@@ -28,55 +27,106 @@ class Response(str):
         return response
 
 
-class Replay(LM):
-    """Answers each request with the stored generation of its problem: one sample, one pass."""
+def replay(
+    task: Any, answer: Callable[[Any], Any], problems: set[int]
+) -> tuple[dict[int, tuple[dict, dict]], dict[str, Any]]:
+    """One answer to each request of a task, through its filters, metrics and aggregations.
 
-    def __init__(self, requests: dict[int, dict], generations: dict[int, dict]) -> None:
-        """Rows of requests.jsonl.zst and of generations.jsonl.zst (of one sample) by `doc_id`."""
-        super().__init__()
-        self._requests = requests
-        self._generations = generations
+    Args:
+        task: of `load_task`.
+        answer: gives what a model would for an lm-eval instance.
+        problems: the `doc_id`s that were answered.
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """The messages, as they were when the requests were made."""
-        return as_messages(chat_history, add_generation_prompt)
+    Returns:
+        By doc_id the row and its metrics under the task's first filter; and the aggregated metrics,
+        by "metric,filter".
 
-    @property
-    def tokenizer_name(self) -> str:
-        """What tells lm-eval's cached contexts apart; none are cached."""
-        return ""
+    Raises:
+        RacError: the task asks other problems.
+    """
+    asked: dict[int, list[Any]] = {}
+    for instance in instances(task):
+        asked.setdefault(instance.doc_id, []).append(instance)
+    if asked.keys() != problems:
+        raise RacError(
+            f"the task '{task.config.task}' asks other problems than the requests hold: generate again"
+        )
+    for of_problem in asked.values():
+        for instance in of_problem:
+            instance.resps = [answer(instance)]
+    task.apply_filters()
+    aggregates: dict[str, Any] = {}
+    by_filter: dict[str, dict[int, tuple[dict, dict]]] = {}
+    for name in task.instances[0].filtered_resps:
+        found = by_filter.setdefault(name, {})
+        values: dict[str, list] = {}
+        for doc_id, of_problem in asked.items():
+            row, answers = of_problem[0].doc, [each.filtered_resps[name] for each in of_problem]
+            metrics = task.process_results(row, answers)
+            found[doc_id] = row, metrics
+            for metric, value in metrics.items():
+                values.setdefault(metric, []).append(value)
+        for metric, of_metric in values.items():
+            aggregate = task.aggregation().get(metric, statistics.mean)
+            aggregates[f"{metric},{name}"] = aggregate(of_metric)
+    return next(iter(by_filter.values())), aggregates
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Stored responses, cut at the stop strings of the task after the thought.
 
-        Raises:
-            RacError: a request is not the one that was answered.
-        """
-        return [self._answer(r.args[0], r.args[1], r.doc_id) for r in requests]
+def sampled(requests: dict[int, dict], generations: dict[int, dict]) -> Callable[[Any], Response]:
+    """Answers with one sample of each problem, cut at the task's stop strings after the thought.
 
-    def _answer(self, context: str, settings: dict, doc_id: int | None) -> Response:
-        stored = self._requests.get(doc_id) if doc_id is not None else None
-        if stored is None or json.loads(context) != stored["messages"]:
-            raise RacError(
-                f"the request of problem {doc_id} is not the one that was answered: "
-                "the data or the task changed since; make the requests again and generate again"
-            )
-        generation = self._generations[stored["doc_id"]]
+    Args:
+        requests: rows of requests.jsonl.zst by `doc_id`.
+        generations: rows of generations.jsonl.zst, one sample of each, by `doc_id`.
+
+    Raises:
+        RacError: (when asked) a request is not the one that was answered.
+    """
+
+    def answer(instance: Any) -> Response:
+        stored = requests.get(instance.doc_id, {})
+        context, settings = instance.args
+        _check(json.loads(context) == stored.get("messages"), instance)
+        generation = generations[instance.doc_id]
         full = stored["opening"] + generation["text"]
         finished = generation["finish_reason"] == "stop"
-        answer = (answer_part(full, finished)[0] or "").lstrip()
+        text = (answer_part(full, finished)[0] or "").lstrip()
         stops = settings.get("until") or []
         for stop in [stops] if isinstance(stops, str) else stops:
             if stop:
-                answer = answer.split(stop)[0]
-        return Response(answer, full, finished)
+                text = text.split(stop)[0]
+        return Response(text, full, finished)
 
-    def loglikelihood(self, requests: list[Instance]) -> Any:
-        """Never asked: tasks are checked to be of type generate_until."""
-        raise NotImplementedError
+    return answer
 
-    def loglikelihood_rolling(self, requests: list[Instance]) -> Any:
-        """Never asked: tasks are checked to be of type generate_until."""
-        raise NotImplementedError
+
+def likelihoods(
+    requests: dict[tuple[int, int], dict], answers: dict[tuple[int, int], dict]
+) -> Callable[[Any], Any]:
+    """Answers with log-likelihoods: (log p, whether greedy decoding gives it), or log p of a whole text.
+
+    Args:
+        requests: rows of requests.jsonl.zst by (`doc_id`, `request`).
+        answers: rows of generations.jsonl.zst by the same.
+
+    Raises:
+        RacError: (when asked) a request is not the one that was answered.
+    """
+
+    def answer(instance: Any) -> Any:
+        key = instance.doc_id, instance.idx
+        _check(list(instance.args) == requests.get(key, {}).get("arguments"), instance)
+        found = answers[key]
+        if instance.request_type == ROLLING:
+            return found["log_likelihood"]
+        return found["log_likelihood"], found["is_greedy"]
+
+    return answer
+
+
+def _check(same: bool, instance: Any) -> None:
+    if not same:
+        raise RacError(
+            f"the request of problem {instance.doc_id} is not the one that was answered: "
+            "the data or the task changed since; make the requests again and generate again"
+        )

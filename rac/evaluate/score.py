@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from rac.artifacts import read_jsonl, write_json, write_jsonl
+from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
-from rac.evaluate.harness import CONTEXT, FEWSHOT_SEED, load_task
+from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, load_task
 from rac.evaluate.math import last_boxed
+from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
-from rac.evaluate.statistics import clustered_mean, majority
+from rac.evaluate.statistics import clustered_mean, majority, ratio
 from rac.evaluate.thoughts import answer_part
+from rac.provenance import hashes, provenance
 
 RUN, TAIL = 8, 192  # tokens
 
@@ -40,13 +42,41 @@ def score(
             `evaluation.samples` of each request, or the task does not say right or wrong.
     """
     task = load_task(evaluation.task, data, evaluation.sandbox)
-    asked = {row["doc_id"]: row for row in read_jsonl(requests)}
-    passes = _by_sample(read_jsonl(generations), asked, evaluation.samples, generations)
+    asked, answers = read_jsonl(requests), read_jsonl(generations)
+    if task.OUTPUT_TYPE == SAMPLES:
+        rows, aggregates = _sampled(task, asked, answers, evaluation.samples, generations)
+        summary = summarise(rows, evaluation.max_new_tokens)
+    else:
+        rows, aggregates = _likelihoods(task, asked, answers, generations)
+        summary = summarise_likelihoods(rows)
+    write_jsonl(scores, rows)
+    write_json(
+        metrics,
+        summary
+        | {"lm_eval": _averages(aggregates)}
+        | hashes(scores.parent, scores.name)
+        | provenance(
+            "score",
+            eval=evaluation.model_dump(mode="json"),
+            dataset=sha256_file(data),
+            requests=sha256_file(requests),
+            generations=sha256_file(generations),
+        ),
+    )
+
+
+def _sampled(
+    task: Any, requests: list[dict], generations: list[dict], samples: int, file: Path
+) -> tuple[list[dict], list[dict]]:
+    """Rows of scores.jsonl.zst of a task that samples, and lm-eval's numbers of each pass."""
+    asked = {row["doc_id"]: row for row in requests}
     rows, aggregates = [], []
-    for sample, answers in enumerate(passes):
-        verdicts, aggregate = _replay(task, asked, answers)
+    for sample, answers in enumerate(_by_sample(generations, asked, samples, file)):
+        found, aggregate = replay(task, sampled(asked, answers), set(asked))
         aggregates.append(aggregate)
-        for doc_id, (correct, reason, more) in verdicts.items():
+        metric = next(iter(task.aggregation()))
+        for doc_id, (problem, metrics) in found.items():
+            correct, reason, more = _verdict(problem, metrics, task.config.task, metric)
             answer = answers[doc_id]
             stopped = answer["finish_reason"] == "stop"
             said, thought = answer_part(asked[doc_id]["opening"] + answer["text"], stopped)
@@ -64,10 +94,36 @@ def score(
                     **more,
                 }
             )
-    rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
-    write_jsonl(scores, rows)
-    summary = summarise(rows, evaluation.max_new_tokens)
-    write_json(metrics, summary | {"lm_eval": _averages(aggregates)})
+    return sorted(rows, key=lambda row: (row["doc_id"], row["sample"])), aggregates
+
+
+def _likelihoods(
+    task: Any, requests: list[dict], generations: list[dict], file: Path
+) -> tuple[list[dict], list[dict]]:
+    """Rows of scores.jsonl.zst of a task of log-likelihoods, and lm-eval's numbers.
+
+    `acc` decides if the task has it, else its first metric. A whole text is not right or wrong.
+    """
+    asked, answers = (
+        {(row["doc_id"], row["request"]): row for row in rows} for rows in (requests, generations)
+    )
+    if asked.keys() != answers.keys() or len(answers) < len(generations):
+        raise RacError(f"{file} does not answer each request once: generate again")
+    ids = {row["doc_id"]: row["id"] for row in requests}
+    found, aggregate = replay(task, likelihoods(asked, answers), set(ids))
+    known = list(task.aggregation())
+    metric = "acc" if "acc" in known else known[0]
+    rows = []
+    for doc_id, (problem, metrics) in found.items():
+        row = {"doc_id": doc_id, "id": ids[doc_id], "sample": 0, "correct": None, "reason": None}
+        if task.OUTPUT_TYPE != ROLLING:
+            correct, reason, _ = _verdict(problem, metrics, task.config.task, metric)
+            row |= {"correct": correct, "reason": reason}
+        if task.OUTPUT_TYPE != CHOICES:
+            answer = answers[doc_id, 0]
+            row |= {"loss": -answer["log_likelihood"], "tokens_scored": answer["tokens"]}
+        rows.append(row)
+    return rows, [aggregate]
 
 
 def _vote(said: str) -> str | None:
@@ -105,58 +161,28 @@ def _by_sample(
     return passes
 
 
-def _replay(
-    task: Any, asked: dict[int, dict], answers: dict[int, dict]
-) -> tuple[dict[int, tuple[bool, str, dict]], dict]:
-    """One sample of each problem through lm-eval: (correct, reason, more) by doc_id; its aggregates."""
-    from lm_eval.evaluator import evaluate
-
-    from rac.evaluate.replay import Replay
-
-    name = task.config.task
-    task.set_fewshot_seed(FEWSHOT_SEED)
-    results = evaluate(
-        Replay(asked, answers), {"tasks": {name: task}}, bootstrap_iters=0, **CONTEXT
-    )
-    assert results is not None  # as it is on a rank other than 0
-    logged = results["samples"][name]
-    if {entry["doc_id"] for entry in logged} != asked.keys():
-        raise RacError(
-            f"the task '{name}' asks other problems than the requests hold: generate again"
-        )
-    deciding = logged[0]["filter"], next(iter(task.aggregation()))
-    verdicts = {
-        entry["doc_id"]: _verdict(entry, name, deciding[1])
-        for entry in logged
-        if entry["filter"] == deciding[0]
-    }
-    return verdicts, results["results"][name]
-
-
-def _verdict(entry: dict, task: str, metric: str) -> tuple[bool, str, dict]:
-    """The task's first metric under its first filter decides; our own tasks give a reason too.
+def _verdict(problem: dict, metrics: dict, task: str, metric: str) -> tuple[bool, str, dict]:
+    """One metric decides; our own tasks give a reason too.
 
     What a score means nothing without goes with it: the sandbox of a program, LiveCodeBench's release
     and the date of the problem.
     """
-    value = entry.get(metric)
+    value = metrics.get(metric)
     if value not in (0, 1):
         raise RacError(
-            f"the task '{task}' is decided by its first metric, '{metric}', which gave {value!r} "
-            "where 0 or 1 was expected"
+            f"the task '{task}' is decided by its metric '{metric}', which gave {value!r} where 0 or 1 "
+            "was expected"
         )
-    reason = entry["reason"][0] if "reason" in entry["metrics"] else metric
-    more = {key: entry["doc"][key] for key in ("release", "date") if key in entry["doc"]}
-    if "sandbox" in entry["metrics"]:
-        more["sandbox"] = entry["sandbox"][0]
+    reason = metrics["reason"][0] if "reason" in metrics else metric
+    more = {key: problem[key] for key in ("release", "date") if key in problem}
+    if "sandbox" in metrics:
+        more["sandbox"] = metrics["sandbox"][0]
     return bool(value), reason, more
 
 
 def _averages(aggregates: list[dict]) -> dict[str, float]:
     """lm-eval's own numbers, averaged over the passes."""
-    numbers = [
-        key for key, value in aggregates[0].items() if isinstance(value, float) and "," in key
-    ]
+    numbers = [key for key, value in aggregates[0].items() if isinstance(value, float)]
     return {key: float(np.mean([aggregate[key] for aggregate in aggregates])) for key in numbers}
 
 
@@ -192,6 +218,19 @@ def summarise(rows: list[dict], cap: int) -> dict:
         "budgets": [_at_budget(rows, max(cap // part, 1), cap) for part in (8, 4, 2, 1)],
         "reasons": dict(reasons),
     }
+
+
+def summarise_likelihoods(rows: list[dict]) -> dict:
+    """The metrics of problems that were scored by log-likelihood (None where a number is undefined)."""
+    problems = [row["doc_id"] for row in rows]
+    summary: dict[str, Any] = {"problems": len(problems), "samples": 1}
+    if all(row["correct"] is not None for row in rows):
+        mean, se = clustered_mean([row["correct"] for row in rows], problems)
+        summary |= {"accuracy": mean, "accuracy_se": _defined(se)}
+    if all("loss" in row for row in rows):
+        loss, error = ratio([(row["loss"], row["tokens_scored"]) for row in rows])
+        summary |= {"loss": loss, "loss_se": error}
+    return summary
 
 
 def _at_budget(rows: list[dict], budget: int, cap: int) -> dict:

@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ METRICS = (
     "accuracy_se",
     "majority",
     "majority_se",
+    "loss",
+    "loss_se",
     "finished",
     "finished_se",
     "looping",
@@ -72,6 +74,8 @@ COLUMNS = (
     "paper_difference",
     "paper_difference_low",
     "paper_difference_high",
+    "loss",
+    "loss_se",
     "finished",
     "finished_se",
     "looping",
@@ -119,6 +123,7 @@ COMPARED = (
     *("model", "variant", "eval", "calibration", "baseline", *Difference._fields),
     *("p_value", "p_holm", "detectable"),
 )
+EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
     *("accuracy", "accuracy_se", "finished", "tokens_mean"),
@@ -174,25 +179,31 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     if cell["metrics"]:
         metrics = read_json(cell["metrics"])
         row |= {key: metrics.get(key) for key in METRICS}
-        se = math.nan if metrics["accuracy_se"] is None else metrics["accuracy_se"]
-        low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
-        row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
+        if row["accuracy"] is not None:
+            se = math.nan if metrics["accuracy_se"] is None else metrics["accuracy_se"]
+            low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
+            row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
     if cell["generation"]:
         row["seconds_generate"] = read_json(cell["generation"])["seconds"]
-        solved = row["accuracy"] * row["problems"] * row["samples"]
-        row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
+        if row["tokens_mean"] is not None:
+            solved = row["accuracy"] * row["problems"] * row["samples"]
+            row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
     if cell["scores"] and cell["dense_scores"]:
         paths = cell["scores"], cell["dense_scores"]
-        accuracy = paired_difference(_differences(*paths, "correct", scores), shares=True)
-        tokens = paired_difference(_differences(*paths, "tokens", scores))
-        row |= {
-            "accuracy_difference": accuracy.difference,
-            "accuracy_difference_se": accuracy.se,
-            "accuracy_difference_low": accuracy.low,
-            "accuracy_difference_high": accuracy.high,
-            "tokens_mean_difference": tokens.difference,
-            "tokens_mean_difference_se": tokens.se,
-        }
+        if _has(paths[0], "correct", scores):
+            accuracy = paired_difference(_differences(*paths, "correct", scores), shares=True)
+            row |= {
+                "accuracy_difference": accuracy.difference,
+                "accuracy_difference_se": accuracy.se,
+                "accuracy_difference_low": accuracy.low,
+                "accuracy_difference_high": accuracy.high,
+            }
+        if _has(paths[0], "tokens", scores):
+            tokens = paired_difference(_differences(*paths, "tokens", scores))
+            row |= {
+                "tokens_mean_difference": tokens.difference,
+                "tokens_mean_difference_se": tokens.se,
+            }
     if cell["diagnostics"]:
         found = read_json(cell["diagnostics"])
         row["layer_error_heldout_decode"] = found["error_decode"]
@@ -237,7 +248,7 @@ def _runtime(measured: dict) -> dict[str, Any]:
 def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
     """A row a cell and budget of tokens."""
     for cell in cells:
-        for row in read_json(cell["metrics"])["budgets"] if cell["metrics"] else ():
+        for row in read_json(cell["metrics"]).get("budgets", ()) if cell["metrics"] else ():
             yield {key: cell[key] for key in BUDGETS[:4]} | row
 
 
@@ -246,7 +257,8 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
     rows: list[dict[str, Any]] = []
     shared: dict[tuple, list[dict]] = {}
     for cell in cells:
-        if cell["scores"] and cell["calibration"] != "none":
+        judged = cell["scores"] and _has(cell["scores"], "correct", scores)
+        if judged and cell["calibration"] != "none":
             key = (cell["model"], cell["variant"], cell["eval"])
             shared.setdefault(key, []).append(cell)
     for (model, variant, name), group in shared.items():
@@ -268,6 +280,11 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
             )
     adjusted = holm([row["p_value"] for row in rows])
     return [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _has(path: str, key: str, scores: dict[str, list[dict]]) -> bool:
+    """Whether the samples of a score file have a number that not all tasks give."""
+    return all(row.get(key) is not None for row in scores[path])
 
 
 def _differences(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> list[float]:
@@ -322,24 +339,28 @@ def table(summary: Path) -> str:
 
 
 def _grid(title: str, rows: list[dict[str, str]]) -> Any:
-    """A rich table of one (model, eval); calibrations of a variant stand together."""
+    """A rich table of one (model, eval), without empty columns; calibrations of a variant stand together."""
     from rich import box
     from rich.table import Table
 
     grid = Table(
         title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1)
     )
-    heads = (
-        "variant",
-        "calibration",
-        "zeros",
-        "accuracy %",
-        "− dense [95 %]",
-        "finished",
-        "tokens",
-    )
-    for head in (*heads, "layer\nerror", "loss:\nthoughts", "\ntext"):
-        grid.add_column(head, justify="left" if head in heads[:2] else "right", vertical="bottom")
+    columns: dict[str, Callable[[dict[str, str]], str]] = {
+        "zeros": lambda row: _number(row["sparsity"], 100, "%"),
+        "accuracy %": lambda row: _with(row, "accuracy", " ± ", "accuracy_se"),
+        "− dense [95 %]": _difference_text,
+        "loss": lambda row: _number(row["loss"], 1, "", 3),
+        "finished": lambda row: _number(row["finished"], 100, "%"),
+        "tokens": lambda row: _number(row["tokens_mean"], 1, "", 0),
+        "layer\nerror": lambda row: _number(row["layer_error_heldout_decode"], 1, "", 4),
+        "loss:\nthoughts": lambda row: _number(row["loss_thoughts"], 1, "", 3),
+        "\ntext": lambda row: _number(row["loss_text"], 1, "", 3),
+    }
+    shown = [head for head, say in columns.items() if {say(row) for row in rows} != {EMPTY}]
+    for head in ("variant", "calibration", *shown):
+        named = head in ("variant", "calibration")
+        grid.add_column(head, justify="left" if named else "right", vertical="bottom")
     variants: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         variants.setdefault(row["variant"], []).append(row)
@@ -347,15 +368,8 @@ def _grid(title: str, rows: list[dict[str, str]]) -> Any:
         for i, row in enumerate(group):
             grid.add_row(
                 "" if i else variant,
-                "–" if row["calibration"] == "none" else row["calibration"],
-                _number(row["sparsity"], 100, "%"),
-                _with(row, "accuracy", " ± ", "accuracy_se"),
-                _difference_text(row),
-                _number(row["finished"], 100, "%"),
-                _number(row["tokens_mean"], 1, "", 0),
-                _number(row["layer_error_heldout_decode"], 1, "", 4),
-                _number(row["loss_thoughts"], 1, "", 3),
-                _number(row["loss_text"], 1, "", 3),
+                EMPTY if row["calibration"] == "none" else row["calibration"],
+                *(columns[head](row) for head in shown),
                 end_section=len(group) > 1 and i == len(group) - 1,
             )
     return grid
@@ -364,7 +378,7 @@ def _grid(title: str, rows: list[dict[str, str]]) -> Any:
 def _number(text: str, scale: float = 1, unit: str = "", digits: int = 1, sign: str = "") -> str:
     """A cell of the CSV, scaled; – where it is empty."""
     if not text:
-        return "–"
+        return EMPTY
     return f"{float(text) * scale:{sign}.{digits}f}{unit}".replace("-", "−")
 
 

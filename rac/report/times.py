@@ -46,6 +46,11 @@ def stage_times(
     ]
 
 
+def seconds_of(file: Path) -> float:
+    """Wall time of the last execution of a job; 0 where there is no benchmark file."""
+    return sum(_number(row, "s") for row in _rows(file)) if file.is_file() else 0.0
+
+
 def _rows(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))

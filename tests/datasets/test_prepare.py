@@ -47,7 +47,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
     assert rows == [row | {"answer": str(row["answer"])} for row in ROWS]
     meta = read_json(tmp_path / "out" / "meta.json")
     assert (meta["rows"], meta["origin"]) == (6, str(tmp_path / name))
-    assert meta["sha256"] == sha256_file(tmp_path / "out" / "data.jsonl")
+    assert meta["sha256"] == {"data.jsonl": sha256_file(tmp_path / "out" / "data.jsonl")}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -82,6 +82,17 @@ def test_rows_without_an_id_get_their_number(tmp_path):
     (tmp_path / "d.jsonl").write_text('{"id": null, "text": "a"}\n{"id": null, "text": "b"}\n')
     rows = prepare(tmp_path / "out", path=tmp_path / "d.jsonl", kind="documents")
     assert [row["id"] for row in rows] == ["0", "1"]
+
+
+def test_ids_that_repeat_are_refused_and_may_be_left_out(tmp_path):
+    row = '{{"id": "{}", "title": "{}", "text": "a"}}\n'
+    (tmp_path / "d.jsonl").write_text("".join(row.format(i, n) for n, i in enumerate("abbcc")))
+    given = {"path": tmp_path / "d.jsonl", "kind": "documents"}
+    message = failing(tmp_path / "out", **given)
+    assert "the id 'b' is that of several rows (as 1 more are)" in message
+    for column, ids in ((None, "01234"), ("title", "01234")):
+        rows = prepare(tmp_path / str(column), **given, columns={"id": column})
+        assert [row["id"] for row in rows] == list(ids)
 
 
 def test_a_wrong_column_names_those_that_are_there(tmp_path):

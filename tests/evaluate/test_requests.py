@@ -2,6 +2,7 @@ import pytest
 
 from rac.artifacts import read_jsonl, write_jsonl
 from rac.errors import RacError
+from rac.evaluate.harness import load_rows, output_type
 from rac.evaluate.requests import build_requests
 from rac.models.checkpoint import load_tokenizer
 
@@ -46,7 +47,7 @@ def test_the_papers_prompt_and_a_task_file_of_ones_own(tmp_path, checkpoint):
     ("task", "line"),
     [
         ("gsm8k", "'gsm8k' cannot be built from the rows of .*: .*'question' is undefined"),
-        ("hellaswag", "'hellaswag' is scored by log-likelihood"),
+        ("hellaswag", "'hellaswag' cannot be built from the rows of .*KeyError: 'ctx_a'"),
         ("humaneval", "'humaneval' runs the model's code"),
         ("mmlu", "'mmlu' is a group of lm-eval tasks"),
         ("nowhere.yaml", "task file nowhere.yaml is missing"),
@@ -70,8 +71,37 @@ def test_names_that_are_no_task(bench, checkpoint, tmp_path, task, line):
         build_requests(task, bench / "data.jsonl", checkpoint, tmp_path / "requests")
 
 
-def test_rows_of_mixed_types_are_refused_in_one_line(checkpoint, tmp_path):
+def test_rows_are_as_they_are_whatever_their_types(checkpoint, tmp_path):
     data = tmp_path / "data.jsonl"
     write_jsonl(data, [{"id": "a", "problem": "?", "answer": a} for a in ("1", 2, [3])])
-    with pytest.raises(RacError, match="cannot be built from the rows of"):
-        build_requests("math500", data, checkpoint, tmp_path / "out")
+    build_requests("math500", data, checkpoint, tmp_path / "out.jsonl")
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 3
+    rows = load_rows(str(data))["test"]
+    assert [row["answer"] for row in rows] == ["1", 2, [3]]
+
+
+def test_rows_are_a_dataset_to_a_tasks_own_code(tmp_path):
+    write_jsonl(
+        tmp_path / "data.jsonl", [{"n": n} | ({"odd": 1} if n % 2 else {}) for n in range(6)]
+    )
+    rows = load_rows(str(tmp_path / "data.jsonl"))["test"]
+    assert len(rows) == 6 and rows[0] == {"n": 0, "odd": None, "sandbox": "bubblewrap"}
+    assert list(rows.features) == ["n", "sandbox", "odd"]
+    kept = rows.filter(lambda row: row["odd"] == 1).map(lambda row: {"n": -row["n"]})
+    assert [row["n"] for row in kept] == [-1, -3, -5]
+    assert rows["n"] == [0, 1, 2, 3, 4, 5] and rows[1:3]["n"] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("word_problems", "generate_until"),
+        ("math500", "generate_until"),
+        ("arc_challenge", "multiple_choice"),  # its file includes that of arc_easy
+        ("mmlu_anatomy", "multiple_choice"),
+        ("lambada_openai", "loglikelihood"),
+        ("wikitext", "loglikelihood_rolling"),
+    ],
+)
+def test_what_a_task_asks_of_a_model_is_read_from_its_file(name, kind):
+    assert output_type(name) == kind

@@ -14,6 +14,7 @@ from rac.evaluate.statistics import (
     majority,
     p_value,
     paired_difference,
+    ratio,
     share_interval,
 )
 
@@ -196,3 +197,13 @@ def test_the_majority_decides_and_ties_are_drawn():
     ]  # fmt: skip
     problems, answers, correct = zip(*votes, strict=True)
     assert majority(correct, answers, problems) == {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.0}
+
+
+def test_ratio_and_its_standard_error():
+    scored = [(8.0, 4), (9.0, 3), (30.0, 10), (1.0, 2)]
+    loss, se = ratio(scored)
+    assert loss == pytest.approx(48 / 19)
+    # The textbook form: s² of the residuals y - R x, over n times the squared mean of x.
+    squares = [(y - loss * x) ** 2 for y, x in scored]
+    assert se == pytest.approx(math.sqrt(sum(squares) / 3 / 4) / (19 / 4))
+    assert ratio([(3.0, 2)]) == (1.5, None)
