@@ -12,6 +12,7 @@ from rac.report.style import Picture, Style, spoken
 BARS = "with 95 % intervals over problems; dashed: dense"
 COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, what it is
     ("claim", "accuracy", "accuracy", True, False, "accuracy"),
+    ("outside", "loss", "nats", False, False, "loss a text"),
     *(
         ("rambling", *rest)
         for rest in (
@@ -79,7 +80,9 @@ def of_eval(
     """
     model, name = rows[["model", "eval"]].iloc[0]
     where, title = f"{model}-{name}", f"{model}, {name}"
+    general = not tidy.samples(rows)
     for topic, value, label, share, log, what in COLUMNS:
+        topic = "outside" if general else topic
         frame = tidy.measured(rows, value)
         if value == "accuracy":
             printed = rows[[*tidy.CELL, "paper_accuracy"]]
@@ -90,7 +93,7 @@ def of_eval(
             )
     if len(differences):
         yield Drawn(
-            "claim",
+            "outside" if general else "claim",
             f"differences-{where}",
             differences,
             figures.differences(differences, styles),

@@ -75,7 +75,7 @@ def report(
         )
     ]
     first = tidy.subject(list(rows["calibration"]))
-    of_first = [this["differences"] for this in evals]
+    of_first = [this["differences"] for this in evals if not this["general"]]
     of_first = [frame[frame["calibration"] == first] for frame in of_first]
     lowest = []
     for _, group in rows.groupby("model", sort=False):
@@ -153,6 +153,7 @@ def _eval(
         "eval": name,
         "rows": rows,
         "variant": variant,
+        "general": not tidy.samples(rows),
         "shown": rows[rows["variant"].isin(shown)].to_dict("records"),
         "differences": differences,
         "compared": differences.to_dict("records"),
