@@ -136,7 +136,7 @@ def _by_token(
         ),
     )
     subject = tidy.subject(names)
-    for baseline in [name for name in names if name != subject][-2:]:
+    for baseline in [name for name in names if name != subject][:2]:
         ratio = mechanism.ratios(tokens, baseline, subject or "")
         if len(ratio):
             above = ratio[ratio["position"] >= 0]["ratio"]

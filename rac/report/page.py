@@ -196,11 +196,12 @@ def _model(
     ]
     frame = tidy.layers(errors, variant)
     by_token = [cell for cell in here if answers.there(cell["tokens"], missing)]
-    alike = {
-        one["variant"]: tidy.read(one["path"])
-        for one in overlaps
-        if one["model"] == model and answers.there(one["path"], missing)
-    }
+    alike: dict[str, pd.DataFrame] = {}
+    for one in overlaps:
+        if one["model"] == model and answers.there(one["path"], missing):
+            pairs = tidy.read(one["path"])  # of another run, it may hold others
+            known = pairs[["calibration", "baseline"]].isin(set(rows["calibration"])).all(axis=1)
+            alike |= {one["variant"]: pairs[known]} if known.any() else {}
     mixed = outside.mixtures(config, tidy.losses(once))
     job = partial(
         gallery_model.of_model,

@@ -221,6 +221,18 @@ def test_tokens_and_run_time_are_shown(two_cells):
     assert "half rac 20.0 1.25 × – – – – 0.0 500" in two_cells
 
 
+def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
+    cells = [made.dense([1])]
+    cells += [made.cell(name, "half", [1], errors=(0.1, 0.2)) for name in ("c4", "mine", "rac")]
+    run = made.run(tmp_path, cells)
+    run["cells"] = [cell for cell in run["cells"] if cell["calibration"] != "mine"]
+    for kind in ("diagnostics", "generations"):
+        run[kind] = [cell for cell in run[kind] if cell["calibration"] != "mine"]
+    output = made.page(run, tmp_path)
+    lines = (output.parent / "figures/jaccard-half-tiny.csv").read_text().splitlines()
+    assert len(lines) == 3 and all(",rac,c4," in line for line in lines[1:])
+
+
 def test_general_tasks_stand_outside_reasoning(made, tmp_path):
     """Choices have no tokens and whole texts no accuracy; neither is missing, nor in the headline."""
     cells = [made.dense([1] * 9)]
