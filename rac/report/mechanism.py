@@ -183,7 +183,7 @@ def _border(axes: Axes) -> None:
         "textcoords": "offset points",
         "fontsize": 7.5,
         "color": INK,
-        "va": "top",
+        "va": "bottom",
     }
     look["xycoords"] = axes.get_xaxis_transform()
     axes.annotate("prompt", (-0.5, 1), xytext=(-3, 1), ha="right", **look)
