@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 from rac import costs, matrix
 from rac.artifacts import read_json
-from rac.config import Config
+from rac.config import Config, Eval
 from rac.costs import H100, HOST, Cost, Device, Shape
 from rac.errors import RacError
+from rac.evaluate.harness import SAMPLES, output_type
 from rac.matrix import Cell
 from rac.models.reasoner import WEIGHTS
 
+CHOICES = 4  # log-likelihoods that a problem is assumed to ask for
 SHAPES = Path(__file__).parent / "models/shapes.json"
 
 
@@ -133,6 +135,12 @@ def _of_model(
             )
         return costs.compress(shape, variant, device, sources, trace)
 
+    def answer(evaluation: Eval) -> Cost:
+        rows = problems[evaluation.dataset]
+        if output_type(evaluation.task) != SAMPLES:
+            return costs.likelihoods(shape, prompt, rows * CHOICES, device)
+        return decode(evaluation.batch, evaluation.max_new_tokens, rows * evaluation.samples)
+
     measured = [config.sources[source] for source in heldout]
     walked = matrix.measured_sources(config, name) if cells else []
     searched = matrix.searched_sources(config, name) - {*walked}
@@ -151,14 +159,7 @@ def _of_model(
         "hessians": [hessians(source) for source in walked if source not in heldout[1:]],
         "compress": [compress(cell) for cell in cells if not cell.dense],
         "requests": [Cost()] * len({id(evaluation) for evaluation in asked}),
-        "generate": [
-            decode(
-                evaluation.batch,
-                evaluation.max_new_tokens,
-                problems[evaluation.dataset] * evaluation.samples,
-            )
-            for evaluation in asked
-        ],
+        "generate": [answer(evaluation) for evaluation in asked],
         "score": [Cost()] * len(asked),
         "diagnostics": [
             costs.diagnostics(shape, measured, max(map(longest, heldout)), device)
