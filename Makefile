@@ -37,7 +37,7 @@ schema: .venv/installed ## schemas/config.schema.json from rac/config.py
 
 lock: .venv/installed ## requirements.lock from pyproject.toml
 	pip install --quiet pip-tools
-	pip-compile --quiet --strip-extras --extra test --output-file requirements.lock pyproject.toml
+	pip-compile --quiet --strip-extras --extra test --extra slurm --output-file requirements.lock pyproject.toml
 	sed -i.bak -e 's/^torch==\([0-9.]*\)+cpu/torch==\1/' -e '/^--/d' requirements.lock && rm requirements.lock.bak
 
 clean: ## remove what was computed; .venv stays

@@ -14,6 +14,9 @@ from rac.fingerprint import stage
 configfile: "config.yaml"
 
 
+if workflow.remote_exec:  # a job of a cluster has what its run started with
+    config = artifacts.read_json("results/.config.json")
+
 try:
     settings = definitions.validate(config)
     asked.check(settings)
@@ -22,6 +25,8 @@ except RacError as error:
 
 spec = partial(asked.spec, settings)
 ask = partial(asked.ask, settings)
+memory = partial(asked.memory, settings)
+minutes = partial(asked.minutes, settings)
 any_of = asked.any_of
 
 
@@ -35,10 +40,12 @@ wildcard_constraints:
     variant=any_of(["dense", *settings.variant_cells()]),
     eval=any_of(settings.evals),
     workload=any_of(settings.workloads),
+    shard=r"\d+",
 
 
 localrules:
     all,
+    download,
 
 
 rule all:
@@ -46,6 +53,11 @@ rule all:
     input:
         "results/summary.csv",
         "results/report.html",
+
+
+rule download:
+    input:
+        matrix.downloads(settings),
 
 
 include: "rules/dataset.smk"
@@ -58,6 +70,7 @@ include: "rules/requests.smk"
 include: "rules/generate.smk"
 include: "rules/score.smk"
 include: "rules/diagnostics.smk"
+include: "rules/overlaps.smk"
 include: "rules/runtime.smk"
 include: "rules/summary.smk"
 include: "rules/report.smk"
@@ -65,6 +78,7 @@ include: "rules/report.smk"
 
 onstart:
     artifacts.hold("results/.lock")
+    artifacts.write_text("results/.config.json", settings.model_dump_json())
 
 
 onsuccess:

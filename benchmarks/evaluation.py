@@ -72,10 +72,8 @@ def main() -> None:
                 tokenizer.batch_decode([completion.token_ids for completion in completions])
 
         def generate(to: Path) -> None:
-            output, record = to / "generations.jsonl.zst", to / "generation.json"
-            write_generations(
-                evaluation, spec, model, requests, "transformers", 1, "code", output, record
-            )
+            output = to / "generations.jsonl.zst"
+            write_generations(evaluation, spec, model, requests, "transformers", 1, "code", output)
 
         def grade(to: Path) -> None:
             output = to / "scores.jsonl.zst", to / "metrics.json"

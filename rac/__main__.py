@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from rac import config as definitions
+from rac import slots
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -45,6 +46,19 @@ def parse(kind: type[Kind], text: str) -> Kind:
 # Tasks of lm-eval ask nobody: rows come from data files, and tokenizers from folders.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Which shard of how many, written as 0/8.
+
+    Raises:
+        RacError: it is none.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise RacError(f"'{text}' is no shard: write 0/8 for the first of eight")
+    return int(number), int(count)
+
+
 Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
 Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
@@ -55,7 +69,22 @@ Answerer = Annotated[
 ]
 Parallel = Annotated[int, typer.Option(help="vllm: GPUs that share each layer")]
 Folder = Annotated[Path, typer.Option(help="a Hugging Face folder")]
+Shard = Annotated[
+    Any, typer.Option(metavar="I/N", parser=shard_of, help="only this shard, as a folder; from 0/N")
+]
+Shards = Annotated[list[Path], typer.Option(help="the shards that were made, to put together")]
 File = Annotated[Path, typer.Option()]
+
+
+@app.callback()
+def job(
+    gpus: Annotated[
+        int | None, typer.Option(help="GPUs that the verb may see, and has to itself")
+    ] = None,
+) -> None:
+    """One verb a stage of the workflow."""
+    if gpus is not None:
+        slots.take(gpus)
 
 
 @app.command()
@@ -92,11 +121,17 @@ def traces(
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """On-policy chains of thought of the dense model."""
-    from rac.traces import write_traces
+    from rac.traces import write_shard, write_traces
 
-    write_traces(spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    asked = (spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    if shard:
+        write_shard(*asked, shard)
+    else:
+        write_traces(*asked, shards)
 
 
 @app.command()
@@ -121,11 +156,26 @@ def hessians(
     model: Folder,
     sequences: Annotated[Path, typer.Option(help="sequences.safetensors of the source")],
     output: Output,
+    spill: Annotated[
+        str, typer.Option(help="a folder for hidden states to wait in; memory without")
+    ] = "",
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """Hessians of the dense model over a source."""
-    from rac.hessians import accumulate
+    from rac.hessians import accumulate, add
 
-    accumulate(model, sequences, dtype, output)
+    if shards:
+        add(shards, output)
+    else:
+        accumulate(
+            model,
+            sequences,
+            dtype,
+            output,
+            shard=shard or (0, 1),
+            spill=Path(spill) if spill else None,
+        )
 
 
 @app.command()
@@ -180,19 +230,22 @@ def generate(
     tensor_parallel: Parallel,
     code: Code,
     output: Output,
-    record: Output,
+    shard: Shard = None,
+    shards: Shards = [],  # noqa: B006
 ) -> None:
     """A checkpoint's answers, or the log-likelihoods of those that are given."""
     if engine == "likelihoods":
         from rac.likelihoods import write_likelihoods
 
-        write_likelihoods(model_spec.dtype, checkpoint, requests, code, output, record)
+        write_likelihoods(model_spec.dtype, checkpoint, requests, code, output)
         return
-    from rac.generate import write_generations
+    from rac.generate import write_generations, write_shard
 
-    write_generations(
-        *(spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output, record)
-    )
+    asked = (spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output)
+    if shard:
+        write_shard(*asked, shard)
+    else:
+        write_generations(*asked, shards)
 
 
 @app.command()
@@ -220,11 +273,26 @@ def diagnostics(
     thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
     text: Annotated[Path, typer.Option(help="sequences of held-out text")],
     output: Output,
+    tokens: Output,
 ) -> None:
     """Layer errors and losses on what no calibration saw."""
     from rac.diagnostics import diagnose
 
-    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output)
+    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output, tokens)
+
+
+@app.command()
+def overlaps(
+    spec: Annotated[str, typer.Option(help="what is compared, as JSON")],
+    model: Folder,
+    output: Output,
+) -> None:
+    """How alike calibrations choose: kept weights, and what makes a weight important."""
+    import json
+
+    from rac.overlaps import write_overlaps
+
+    write_overlaps(model, **json.loads(spec), output=output)
 
 
 @app.command()
@@ -258,18 +326,69 @@ def summary(
 @app.command()
 def report(
     config: Annotated[Any, definition(definitions.Config)],
-    summary: File,
-    comparisons: File,
+    summary: Annotated[Path, typer.Option(help="comparisons.csv and budgets.csv lie beside it")],
     output: Output,
 ) -> None:
     """The page of a run."""
-    from rac import artifacts, matrix
-    from rac.report.page import report as write_page
+    _write_page(config, summary, output)
 
-    made = artifacts.provenance(config=config.model_dump(mode="json"))["provenance"]
+
+def _write_page(
+    config: Any, summary: Path, output: Path, lacking: list[dict] | None = None
+) -> None:
+    from rac import matrix
+    from rac.provenance import provenance
+    from rac.report import page, times
+
+    made = provenance("report")["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
     cells = matrix.report_cells(config)
-    write_page(summary, comparisons, **cells, provenance={"command": command} | made, output=output)
+    run = {(*cell,) for cell in matrix.plan(config, config.run).cells}
+    names = list(dict.fromkeys(model for model, *_ in run))
+    page.report(
+        summary,
+        summary.with_name("comparisons.csv"),
+        summary.with_name("budgets.csv"),
+        **cells,
+        config=config.model_dump(mode="json"),
+        provenance={"command": command, "page": made},
+        output=output,
+        stages=times.stage_times(Path("results"), sorted(names), run),
+        lacking=lacking,
+    )
+
+
+@app.command()
+def preview(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Table and page of a run that is not finished or failed in places, in results/preview/."""
+    from rac import matrix
+    from rac.report import preview as previews
+    from rac.report.summary import summarize
+
+    settings = matrix.restrict(_read_config(config, run))
+    cells = matrix.summary_cells(settings)
+    lacking = previews.lacking(cells)
+    output = Path("results/preview/summary.csv")
+    identity, version = matrix.identity(settings), matrix.code_version()
+    summarize(previews.so_far(cells), settings.run, identity, version, output)
+    _write_page(settings, output, output.with_name("report.html"), lacking)
+    print(f"{len(cells) - len(lacking)} of {len(cells)} cells are complete: {output.parent}")
+
+
+def _read_config(file: Path, run: str | None) -> definitions.Config:
+    """A configuration, with `run` as its active run if one is named."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RacError(f"{file} cannot be read: {error}") from None
+    if run and isinstance(values, dict):
+        values["run"] = run
+    return definitions.validate(values, str(file))
 
 
 @app.command()
@@ -278,19 +397,61 @@ def plan(
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
 ) -> None:
     """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
-    import yaml
-
     from rac import plan as plans
 
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RacError(f"{config} cannot be read: {error}") from None
-    if run and isinstance(values, dict):
-        values["run"] = run
-    settings = definitions.validate(values, str(config))
+    settings = _read_config(config, run)
     rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
     print(plans.table(rows), end="")
+
+
+@app.command()
+def status(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+) -> None:
+    """Where a run stands: what is done, runs, failed or is missing, with its time and size."""
+    from rac import status as states
+
+    print(states.table(states.status(_read_config(config, run))), end="")
+
+
+@app.command()
+def clean(
+    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    remove: Annotated[bool, typer.Option("--remove", help="remove what is listed")] = False,
+) -> None:
+    """List what no run of the configuration needs; remove it if asked to."""
+    from rac import artifacts
+    from rac import clean as cleaning
+    from rac.status import LOCK, size
+
+    if remove:
+        artifacts.hold(LOCK)
+    artefacts = cleaning.unused(_read_config(config, None))
+    for path in artefacts:
+        print(f"{size(path) / 1e6:10,.1f} MB  {path}")
+    total = sum(map(size, artefacts)) / 1e6
+    print(f"{total:10,.1f} MB  {'removed' if remove else 'in all; --remove removes it'}")
+    if remove:
+        cleaning.remove(artefacts)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Option(help="the project's folder")] = Path(),
+) -> None:
+    """Compare every artefact with the hashes that were written with it."""
+    from rac.verify import verify as look_at
+
+    seen, wrong = 0, []
+    for finding in look_at(folder):
+        seen += 1
+        if finding.wrong:
+            wrong.append(finding)
+            print(finding.wrong, flush=True)
+    print(f"{seen} files compared, {len(wrong)} of them damaged or missing")
+    if wrong:
+        sys.exit(1)
 
 
 @app.command()

@@ -1,19 +1,16 @@
-"""Files that are whole or absent: atomic writes, part files that survive a kill, hashes, provenance."""
+"""Files that are whole or absent: atomic writes, part files that survive a kill, hashes, locks."""
 
 import contextlib
 import fcntl
 import glob
 import gzip
 import hashlib
-import importlib.metadata
 import io
 import itertools
 import json
 import os
-import platform
 import shutil
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +19,6 @@ from typing import Any, Literal
 import zstandard
 from safetensors import SafetensorError
 
-from rac import __version__
 from rac.errors import RacError
 
 UMASK = os.umask(0)
@@ -151,7 +147,9 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """Write `rows`, one JSON object a line, atomically; zstandard-compressed where the name ends in .zst."""
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         if str(path).endswith(".zst"):
-            with zstandard.ZstdCompressor(level=6).stream_writer(raw, closefd=False) as stream:
+            with zstandard.ZstdCompressor(level=6, write_checksum=True).stream_writer(
+                raw, closefd=False
+            ) as stream:
                 _write_lines(stream, rows)
         else:
             _write_lines(raw, rows)
@@ -229,32 +227,49 @@ def sha256_json(value: Any) -> str:
 
 
 def parts(
-    work: Path, header: dict, compute: Callable[[list[dict]], Iterable[Iterable[dict]]]
+    work: Path,
+    header: dict,
+    compute: Callable[[list[dict]], Iterable[Iterable[dict]]],
+    shards: Iterable[Path] = (),
 ) -> Iterator[list[dict]]:
-    """Yield the rows of the parts that `work` holds, then those of what `compute` adds to them.
+    """Yield the rows of the parts that are there already, then those of what `compute` adds to them.
 
     A part is a file, fsynced before it counts, so a kill loses the part in flight and nothing else. The
-    folder belongs to `header` (parameters, code and inputs): parts of another header are thrown away.
+    folder belongs to `header` (parameters, code and inputs): parts of another header are thrown away, and
+    so is a part that is damaged; standard error says so.
 
     Args:
         work: the folder.
         header: what the rows hang on.
         compute: called with all stored rows once they are read; gives the rows of one part after another.
+        shards: folders that `keep_parts` made, to take parts from as well.
+
+    Raises:
+        RacError: a shard is missing, or its parts are of another header.
     """
     header_file, identity = work / "header.json", sha256_json(header)
-    if work.exists():
-        found = read_json(header_file) if header_file.exists() else None
-        kept = found.get("identity") if isinstance(found, dict) else None
-        if kept != identity:
-            print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
-            shutil.rmtree(work)
+    if work.exists() and _header(work) != identity:
+        print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
+        shutil.rmtree(work)
     if not header_file.exists():
         write_json(header_file, {"identity": identity, **header})
+    for shard in shards:
+        if _header(shard) != identity:
+            raise RacError(
+                f"{shard} is of another definition, code or input; delete it to have it made again"
+            )
     stored = []
-    for part in sorted(work.glob("part-*.jsonl.zst")):
-        rows = read_jsonl(part)
-        stored += rows
-        yield rows
+    for folder in (*shards, work):
+        for part in sorted(folder.glob("part-*.jsonl.zst")):
+            try:
+                rows = read_jsonl(part)
+            except RacError as error:
+                print(f"{error}: what it held is made again now", file=sys.stderr)
+                if folder == work:
+                    part.unlink()
+                continue
+            stored += rows
+            yield rows
     names = (work / f"part-{i:05d}.jsonl.zst" for i in itertools.count())
     free = (name for name in names if not name.exists())
     for part, new in zip(free, compute(stored), strict=False):
@@ -262,22 +277,20 @@ def parts(
         yield read_jsonl(part)
 
 
-def provenance(**inputs: Any) -> dict:
-    """What made an artefact: its `inputs` (hashes, definitions), package versions, machine and time."""
-    packages = ("torch", "transformers", "safetensors", "lm_eval", "math-verify")
-    return {
-        "provenance": {
-            "inputs": inputs,
-            "versions": {"python": platform.python_version(), "rac": __version__}
-            | {name: importlib.metadata.version(name) for name in packages},
-            "machine": {
-                "host": platform.node(),
-                "processor": platform.machine(),
-                "cores": os.cpu_count(),
-            },
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-    }
+def keep_parts(work: Path, output: Path) -> None:
+    """Copy a folder of parts to `output`, whole or not at all.
+
+    Raises:
+        RacError: the file system refuses, with the path.
+    """
+    with atomic_folder(output) as folder:
+        shutil.copytree(work, folder, dirs_exist_ok=True)
+
+
+def _header(folder: Path) -> str | None:
+    file = folder / "header.json"
+    found = read_json(file) if file.exists() else None
+    return found.get("identity") if isinstance(found, dict) else None
 
 
 def hold(path: Path) -> None:
@@ -301,3 +314,18 @@ def hold(path: Path) -> None:
         raise RacError(f"cannot lock {path}: {error.strerror}") from None
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

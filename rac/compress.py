@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rac import allocation, compress_block, hessians, linear
-from rac.artifacts import atomic_folder, read_json, write_json, write_text
+from rac.artifacts import atomic_folder, read_json, sha256_file, write_json, write_text
 from rac.compress_block import Changed
 from rac.config import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
+from rac.provenance import hashes, provenance
 from rac.variants import Quantize, Variant
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
@@ -53,6 +54,7 @@ def compress(
     """
     start = time.perf_counter()
     sequences = sequences or {}
+    weights.check(model)
     dense_sha256 = checkpoint.identity(model)
     groups = read_json(model / "model.json").get("linear_groups")
     if not groups:
@@ -101,6 +103,7 @@ def compress(
         elif variant.quantize:
             dense = _names(groups) - _names(scoped)
             _write_quantized_config(folder, config, variant.quantize, sorted(dense))
+        of_files = hashes(folder)
         record = {
             **names,
             "solver": variant.solver or "none",
@@ -117,12 +120,20 @@ def compress(
             },
             **_sizes(model, folder, found, variant),
             "dense_sha256": dense_sha256,
-            "weights_sha256": weights.sha256(folder),
+            "weights_sha256": weights.identity(folder, of_files["sha256"]),
             "warnings": warnings,
             "seconds": time.perf_counter() - start,
         }
+        made = provenance(
+            "compress",
+            model=dense_sha256,
+            variant=variant.model_dump(mode="json"),
+            calibration=calibration.model_dump(mode="json") if calibration else None,
+            hessians={name: sha256_file(path / "index.json") for name, path in stored.items()},
+            sequences={name: sha256_file(path) for name, path in (sequences or {}).items()},
+        )
         write_text(folder / "README.md", card.write(record, calibration, variant))
-        write_json(folder / "compression.json", record)
+        write_json(folder / "compression.json", record | of_files | made)
 
 
 def _copy(model: Path, folder: Path) -> None:

@@ -40,14 +40,21 @@ class Model(Strict):
     hub: str | None = Field(None, description="a repository of the hub, as owner/name")
     revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    device: Literal["gpu", "cpu"] | None = Field(
+        None, description="what its jobs ask for and see; a cpu in float32, else a gpu, if left out"
+    )
     threads: PositiveInt | None = Field(
-        None, description="CPU threads of a job that runs the model; all cores if left out"
+        None,
+        description="CPU threads of a job that runs the model; if left out, all cores, or 4 beside a gpu",
     )
     engine: Literal["auto", "transformers", "vllm"] = Field(
         "auto",
         description="what samples; `auto`: vllm where its GPU build is installed, unless in float32",
     )
     tensor_parallel: PositiveInt = Field(1, description="vllm: GPUs that share each layer")
+    spill: Path | None = Field(
+        None, description="a folder of a fast disk, for hidden states that memory has no room for"
+    )
     sampling: Sampling = Sampling()
     system: str | None = Field(None, description="a system prompt before every problem")
     thinking: bool | None = Field(
@@ -163,6 +170,9 @@ class Source(Strict):
     traces_of: TracesOf | None = Field(None, description="traces: of another source or model")
     select: Select | None = Field(None, description="traces: which of them")
     solution: str = Field("solution", description="solutions: the dataset's column")
+    shards: PositiveInt = Field(
+        1, description="jobs that share the work of its traces, and of its Hessians"
+    )
     seed: int = 0
 
     @model_validator(mode="after")
@@ -211,6 +221,7 @@ class Eval(Strict):
     sandbox: Literal["bubblewrap", "rlimits"] = Field(
         "bubblewrap", description="what holds the programs that a model writes; rlimits is weaker"
     )
+    shards: PositiveInt = Field(1, description="jobs that share the work of its generations")
     seed: int = 0
 
 

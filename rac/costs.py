@@ -58,6 +58,7 @@ class Device(NamedTuple):
 # Makers' figures, without sparsity.
 A100 = Device("A100 80 GB", 80e9, 312e12, 19.5e12, 2.0e12)
 H100 = Device("H100 80 GB", 80e9, 989e12, 67e12, 3.35e12)
+CPU = Device("a CPU's thread", 8e9, 40e9, 40e9, 5e9)  # assumed, and low
 
 
 class Group(NamedTuple):
@@ -290,11 +291,15 @@ def likelihoods(model: Shape, prompt: int, requests: float, device: Device) -> C
 
 
 def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
-    """A checkpoint and the dense model on held-out sources, the longest sequence of which is given."""
-    tokens = sum(source.tokens for source in sources)
-    batch = min(max(LOGITS // model.vocabulary, sequence), tokens)
+    """A checkpoint and the dense model on held-out sources, the longest sequence of which is given.
+
+    The first source is the thoughts: the dense model walks them once more, each layer with what it lost,
+    for the errors by token.
+    """
+    each = [source.tokens for source in sources]
+    batch = min(max(LOGITS // model.vocabulary, sequence), sum(each))
     logits = model.vocabulary * (2 * batch * model.item + sequence * 16)
-    flops = 4 * model.weights * tokens
+    flops = 4 * model.weights * (sum(each) + each[0])
     squares = sum(group.columns**2 for group in model.groups)
     largest = max(group.columns * max(group.layers) for group in model.groups)
     return Cost(

@@ -1,6 +1,7 @@
 """Stage `diagnostics`: what compression did, on data that no calibration saw."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,15 +10,18 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
-from rac.artifacts import read_json, write_json
+from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
 from rac.config import Calibration
 from rac.divergences import kl_divergence
+from rac.engines import NOT_NUMBERS
 from rac.errors import RacError
 from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
+from rac.provenance import hashes, provenance
 from rac.solvers import relative_error
+from rac.token_errors import token_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,8 +37,12 @@ def diagnose(
     text: Path,
     dtype: str,
     output: Path,
+    tokens: Path,
 ) -> None:
     """Measure a checkpoint's layer errors and losses on held-out data, and write diagnostics.json.
+
+    Beside it, tokens.jsonl.zst has a row a sequence of thoughts: the prompt's length, and the relative
+    error of the layers at every token. It is empty for the dense model and for narrower ones.
 
     Args:
         checkpoint: the folder to measure; the dense model's own for the dense cell.
@@ -43,7 +51,8 @@ def diagnose(
         thoughts: sequences of the held-out traces; the loss is over decode tokens.
         text: sequences of the held-out text; the loss is over all tokens but a sequence's first.
         dtype: the model's.
-        output: the file to write.
+        output: diagnostics.json.
+        tokens: tokens.jsonl.zst.
 
     Raises:
         RacError: an input is missing, damaged or of another model, or there is nothing to predict.
@@ -57,7 +66,8 @@ def diagnose(
     is_dense = checkpoint.resolve() == dense.resolve()
     reference = None if is_dense else checkpoints.load_model(dense, dtype)
     per_sequence, losses = {}, {}
-    for role, file in (("thoughts", thoughts), ("text", text)):
+    files = {"thoughts": thoughts, "text": text}
+    for role, file in files.items():
         scored = score_sequences(network, reference, sources.read(file), role == "thoughts")
         if not scored:
             raise RacError(f"{file} holds no token to predict; give its source more tokens")
@@ -74,7 +84,44 @@ def diagnose(
         key: sum(layer[key] for layer in layers) / len(layers) if layers else None
         for key in ("error_prompt", "error_decode")
     }
-    write_json(output, {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence})
+    rows = _token_rows(network, reference, dense, sources.read(thoughts)) if layers else []
+    write_jsonl(tokens, rows)
+    made = provenance(
+        "diagnostics",
+        model=identity,
+        checkpoint=checkpoints.identity(checkpoint),
+        hessians=sha256_file(stored / "index.json"),
+        sequences={role: sha256_file(file) for role, file in files.items()},
+    )
+    found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
+    write_json(output, found | hashes(tokens.parent, tokens.name) | made)
+
+
+def _token_rows(
+    network: "PreTrainedModel",
+    reference: "PreTrainedModel | None",
+    dense: Path,
+    sequences: list[sources.Sequence],
+) -> list[dict]:
+    """Rows of tokens.jsonl.zst, errors to four digits."""
+    if reference is None:
+        return []
+    groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
+    located = weights.locate(dense)
+    norms = {name: group["norm"] for group in groups for name in group["layers"]}
+
+    def lost(name: str) -> torch.Tensor:
+        new = network.get_parameter(f"{name}.weight").detach().float().cpu()
+        return _read(located, f"{name}.weight") - new / _smoothed(network, located, norms[name])
+
+    errors = token_errors(reference, lost, list(norms), sequences)
+    return [
+        {
+            "prompt_length": sequence.prompt_length,
+            "errors": [float(f"{error:.4g}") for error in of_sequence.tolist()],
+        }
+        for sequence, of_sequence in zip(sequences, errors, strict=True)
+    ]
 
 
 def layer_errors(
@@ -160,6 +207,9 @@ def score_sequences(
         reference: the dense one; None if that is `network`, whose divergence is 0.
         sequences: token ids and prompt lengths.
         skip_prompt: predict decode tokens only; otherwise all but the first token.
+
+    Raises:
+        RacError: logits are not numbers; names the sequence.
     """
     vocabulary = network.config.get_text_config().vocab_size
     scored: dict[int, Scored] = {}
@@ -168,6 +218,8 @@ def score_sequences(
         chosen = [sequences[i] for i in batch]
         found = _score_batch(network, reference, chosen, skip_prompt)
         scored |= {i: one for i, one in zip(batch, found, strict=True) if one}
+        for i in (i for i, one in scored.items() if math.isnan(one.loss)):
+            raise RacError(f"sequence {i}: {NOT_NUMBERS}")
     return [scored[i] for i in sorted(scored)]
 
 

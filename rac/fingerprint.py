@@ -15,7 +15,10 @@ PACKAGE = Path(__file__).parent
 
 # Not followed: what definitions say reaches a stage as parameters, and the rest is only shown to the user.
 # Without this, every edit of the configuration's checks would recompute everything.
-APART = {"rac.config", "rac.variants", "rac.schema", "rac.errors", "rac.progress"}
+APART = {
+    *("rac.config", "rac.variants", "rac.schema", "rac.errors"),
+    *("rac.progress", "rac.provenance"),
+}
 
 # Not followed either, but named by the rule whose definition asks for them: a solver, an engine, …
 CHOSEN = {
@@ -39,9 +42,13 @@ STAGES = {
     "likelihoods": ["rac.likelihoods"],  # in place of both, where the task draws no samples
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
     "diagnostics": ["rac.diagnostics"],
+    "overlaps": ["rac.overlaps"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],
-    "report": ["rac.report.page", "rac.matrix", "report/page.html"],
+    "report": [
+        *("rac.report.page", "rac.report.times", "rac.matrix"),
+        *("report/page.html", "report/page.css", "report/page.js"),
+    ],
 }
 
 

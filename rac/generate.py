@@ -1,16 +1,18 @@
 """Stage `generate`: a checkpoint's answers to the requests of an evaluation, kept for scoring and replay."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from rac.artifacts import provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval, Model
 from rac.engines import Task, version
-from rac.engines.samples import Prompt, draw_samples
+from rac.engines.samples import Prompt, draw_samples, of_shard
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 
 
 def write_generations(
@@ -22,7 +24,7 @@ def write_generations(
     tensor_parallel: int,
     code: str,
     output: Path,
-    record: Path,
+    shards: Sequence[Path] = (),
 ) -> None:
     """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
 
@@ -36,39 +38,21 @@ def write_generations(
         requests: requests.jsonl.zst.
         engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
         code: fingerprint of the code, so that parts of another version are thrown away.
-        output: generations.jsonl.zst.
-        record: generation.json.
+        output: generations.jsonl.zst; generation.json is written beside it.
+        shards: what `write_shard` made; samples that they lack are drawn now.
 
     Raises:
         RacError: an input is missing or damaged.
     """
-    tokenizer = checkpoints.load_tokenizer(checkpoint)
-    stop = checkpoints.stop_tokens(checkpoint)
-    asked = list(itertools.product(range(evaluation.samples), read_jsonl(requests)))
-    prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in asked]
-    inputs = {
-        "eval": evaluation.model_dump(mode="json", exclude={"samples", "sandbox"}),
-        "sampling": model.sampling.model_dump(),
-        "dtype": model.dtype,
-        "engine": f"{engine} {version(engine)}",
-        "weights": checkpoints.identity(checkpoint),
-        "requests": sha256_file(requests),
-        "stop": stop,
-        "threads": torch.get_num_threads(),
-        "code": code,
-    }
-    task = Task(
-        checkpoint=checkpoint,
-        dtype=model.dtype,
-        sampling=model.sampling,
-        max_new_tokens=evaluation.max_new_tokens,
-        longest=max((len(prompt.token_ids) for prompt in prompts), default=0),
-        batch=len(prompts) if engine == "vllm" else evaluation.batch,
-        tensor_parallel=tensor_parallel,
+    tokenizer, stop = checkpoints.load_tokenizer(checkpoint), checkpoints.stop_tokens(checkpoint)
+    asked, prompts, inputs, task = _asked(
+        evaluation, model, checkpoint, requests, engine, tensor_parallel, code
     )
     work = output.parent / "work"
     with progress("generate", len(prompts) * evaluation.max_new_tokens) as update:
-        samples = list(draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update))
+        samples = list(
+            draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update, shards)
+        )
     rows = []
     for (i, request), sample in zip(asked, samples, strict=True):
         ids = sample["token_ids"]
@@ -92,7 +76,76 @@ def write_generations(
     tokens = sum(row["tokens"] for row in rows)
     write_jsonl(output, rows)
     write_json(
-        record,
+        output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
-        | provenance(**inputs),
+        | hashes(output.parent, output.name)
+        | provenance("generate", **inputs),
     )
+
+
+def write_shard(
+    evaluation: Eval,
+    model: Model,
+    checkpoint: Path,
+    requests: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+    output: Path,
+    shard: tuple[int, int],
+) -> None:
+    """Write the folder `output`: the samples of every n-th batch.
+
+    Shards may run at the same time; samples are kept in `{output}.work`, as `write_generations` keeps them.
+
+    Args:
+        shard: (i, n); the others: see `write_generations`.
+
+    Raises:
+        RacError: an input is missing or damaged.
+    """
+    _, prompts, inputs, task = _asked(
+        evaluation, model, checkpoint, requests, engine, tensor_parallel, code
+    )
+    work = output.with_name(f"{output.name}.work")
+    prompts = of_shard(prompts, evaluation.batch, shard)
+    label = f"generate, shard {shard[0]} of {shard[1]}"
+    with progress(label, len(prompts) * evaluation.max_new_tokens) as update:
+        for _ in draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update):
+            pass
+    keep_parts(work, output)
+
+
+def _asked(
+    evaluation: Eval,
+    model: Model,
+    checkpoint: Path,
+    requests: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+) -> tuple[list[tuple[int, dict]], list[Prompt], dict, Task]:
+    """All (sample index, request), their prompts, what samples hang on, what the engine is opened for."""
+    asked = list(itertools.product(range(evaluation.samples), read_jsonl(requests)))
+    prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in asked]
+    inputs = {
+        "eval": evaluation.model_dump(mode="json", exclude={"samples", "sandbox", "shards"}),
+        "sampling": model.sampling.model_dump(),
+        "dtype": model.dtype,
+        "engine": f"{engine} {version(engine)}",
+        "weights": checkpoints.identity(checkpoint),
+        "requests": sha256_file(requests),
+        "stop": checkpoints.stop_tokens(checkpoint),
+        "threads": torch.get_num_threads(),
+        "code": code,
+    }
+    task = Task(
+        checkpoint=checkpoint,
+        dtype=model.dtype,
+        sampling=model.sampling,
+        max_new_tokens=evaluation.max_new_tokens,
+        longest=max((len(prompt.token_ids) for prompt in prompts), default=0),
+        batch=len(prompts) if engine == "vllm" else evaluation.batch,
+        tensor_parallel=tensor_parallel,
+    )
+    return asked, prompts, inputs, task

@@ -6,6 +6,7 @@ source may be cut into shards, and the Hessians of its shards added.
 """
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,10 @@ from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
 from rac.config import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
-from rac.models import checkpoint
-from rac.models.skeleton import skeleton
+from rac.models import checkpoint, weights
+from rac.models.skeleton import default_device, skeleton
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 
 # ---- accumulate and store
 
@@ -48,7 +50,7 @@ def accumulate(
         output: folder to write: layer-000.safetensors … (one a block, the last of the output
             embedding) and index.json.
         batch_tokens: how many tokens, padding included, are run together; by default what suits the
-            device, `rac.blocks.BATCH_TOKENS`.
+            device, `rac.blocks.BATCH_TOKENS`. Halved where memory turns out to be short.
         shard: (i, n): only sequences i, i + n, i + 2n, …; `add` makes the whole of all n.
         spill: a folder of a disk for hidden states to wait on; in memory without.
 
@@ -56,6 +58,7 @@ def accumulate(
         RacError: an input is missing, damaged or of another model, an activation is not finite, or
             the source has fewer sequences than shards.
     """
+    weights.check(model)
     identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
     if metadata["model"] != identity:
         raise RacError(f"{sequences} was made for another model than {model}; delete it")
@@ -66,7 +69,6 @@ def accumulate(
     read = read[number::count]
     groups = linear.groups(skeleton(model, dtype))
     parts = source_parts(metadata["kind"])
-    steps = groups[-1]["block"] + 1
     index = {
         "model": identity,
         "sequences": sha256_file(sequences),
@@ -76,8 +78,40 @@ def accumulate(
         "parts": {part: {"tokens": n} for part, n in count_tokens(read, parts).items()},
         "groups": [{**group, "file": _file_of(group["block"])} for group in groups],
     }
+    longest = max(len(sequence.token_ids) for sequence in read)
+    tokens = batch_tokens or blocks.BATCH_TOKENS[default_device()]
+    while True:
+        try:
+            with atomic_folder(output) as folder:
+                _walk(model, dtype, read, tokens, spill, groups, parts, folder)
+                _save_index(folder, index | {"batch_tokens": tokens})
+            return
+        except torch.OutOfMemoryError as error:
+            line = " ".join(str(error).split())[:200]
+            if tokens <= longest:
+                raise RacError(
+                    f"memory is short for a sequence of {longest} tokens: {line}"
+                ) from None
+        tokens = max(tokens // 2, longest)
+        print(f"memory is short: again with {tokens} tokens at once ({line})", file=sys.stderr)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _walk(
+    model: Path,
+    dtype: str,
+    read: list[sources.Sequence],
+    batch_tokens: int,
+    spill: Path | None,
+    groups: list[dict],
+    parts: tuple[str, ...],
+    folder: Path,
+) -> None:
+    """Write the layer files of all blocks to `folder`."""
     total, done = sum(len(sequence.token_ids) for sequence in read), 0
-    with atomic_folder(output) as folder, progress("hessians", total) as advance:
+    steps = groups[-1]["block"] + 1
+    with progress("hessians", total) as advance:
 
         def passed(tokens):  # through one block of several
             nonlocal done
@@ -91,7 +125,6 @@ def accumulate(
                 raise RacError(f"{name} of {model} gets activations that are not finite in {dtype}")
             _save(folder, step.index, inputs)
             del inputs  # before the next block's
-        _save_index(folder, index)
 
 
 def add(folders: list[Path], output: Path) -> None:
@@ -145,8 +178,8 @@ def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> No
 
 
 def _save_index(folder: Path, index: dict) -> None:
-    files = sorted(folder.glob("layer-*.safetensors"))
-    write_json(folder / "index.json", index | {"sha256": {f.name: sha256_file(f) for f in files}})
+    made = provenance("hessians", model=index["model"], sequences=index["sequences"])
+    write_json(folder / "index.json", index | hashes(folder) | made)
 
 
 # ---- read and combine
@@ -178,9 +211,8 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
     Raises:
         RacError: a source or part is missing, damaged, of another model or over other layers.
     """
-    weights = calibration.sum or calibration.share or {}
     found = {}
-    for key, weight in weights.items():
+    for key, weight in (calibration.sum or calibration.share or {}).items():
         source, part = (key, None) if key in folders else key.rpartition(".")[::2]
         if source not in folders:
             raise RacError(
@@ -221,11 +253,11 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
 
 def token_weights(by_key: dict[str, list[Term]]) -> dict[tuple[str, str], float]:
     """What a token counts in the calibration's sum, by source and part of it."""
-    weights: dict[tuple[str, str], float] = {}
+    weight_of: dict[tuple[str, str], float] = {}
     for term in itertools.chain.from_iterable(by_key.values()):
         key = term.source, term.part
-        weights[key] = weights.get(key, 0.0) + term.weight
-    return weights
+        weight_of[key] = weight_of.get(key, 0.0) + term.weight
+    return weight_of
 
 
 def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:

@@ -9,11 +9,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks
-from rac.artifacts import parts, provenance, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import parts, read_jsonl, sha256_file, write_json, write_jsonl
 from rac.engines import NOT_NUMBERS, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +35,7 @@ class Likelihood(NamedTuple):
 
 
 def write_likelihoods(
-    dtype: str, checkpoint: Path, requests: Path, code: str, output: Path, record: Path
+    dtype: str, checkpoint: Path, requests: Path, code: str, output: Path
 ) -> None:
     """Write generations.jsonl.zst, one row a request, and generation.json with its cost.
 
@@ -47,8 +48,7 @@ def write_likelihoods(
         checkpoint: the dense or compressed Hugging Face folder.
         requests: requests.jsonl.zst, of log-likelihoods.
         code: fingerprint of the code, so that parts of another version are thrown away.
-        output: generations.jsonl.zst.
-        record: generation.json.
+        output: generations.jsonl.zst; generation.json is written beside it.
 
     Raises:
         RacError: an input is missing or damaged, or the model's logits are not numbers.
@@ -93,9 +93,10 @@ def write_likelihoods(
     seconds = sum(row["seconds"] for row in scored)
     write_jsonl(output, rows)
     write_json(
-        record,
+        output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
-        | provenance(**inputs),
+        | hashes(output.parent, output.name)
+        | provenance("likelihoods", **inputs),
     )
 
 

@@ -14,7 +14,17 @@ from rac.evaluate.harness import SAMPLES, output_type
 from rac.fingerprint import CHOSEN, STAGES, fingerprint
 from rac.variants import Variant
 
+# Keys that say how jobs run, and not what they compute.
+EXECUTION = {
+    "models": {"device", "threads", "spill"},
+    "sources": {"shards"},
+    "evals": {"shards"},
+}
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
+
+
+# Folders of results/ that are made anew for the active run.
+OF_RUN = ("figures", "benchmarks", "preview")
 
 
 class Cell(NamedTuple):
@@ -147,15 +157,21 @@ def restrict(config: Config) -> Config:
         "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
-    values = config.model_dump(mode="json", exclude={"models": {"__all__": {"threads"}}})
+    values = config.model_dump(mode="json")
     for kind, names in kept.items():
         values[kind] = {name: value for name, value in values[kind].items() if name in names}
     return Config.model_validate(values)
 
 
+def defining(config: Config) -> dict:
+    """The definitions that the active run's numbers hang on, without the keys that say how jobs run."""
+    exclude = {kind: {"__all__": keys} for kind, keys in EXECUTION.items()}
+    return restrict(config).model_dump(mode="json", exclude=exclude)
+
+
 def identity(config: Config) -> str:
     """Hash of the definitions that the active run's numbers hang on."""
-    return sha256_json(restrict(config).model_dump(mode="json"))[:16]
+    return sha256_json(defining(config))[:16]
 
 
 def code_version() -> str:
@@ -165,11 +181,99 @@ def code_version() -> str:
     return f"{__version__}+{fingerprint(*names, *sorted(CHOSEN))}"
 
 
+class Shared(NamedTuple):
+    """An artefact that cells hang on, and the files that tell of its making."""
+
+    name: str
+    path: str
+    log: str
+    benchmark: str
+    shards: tuple[str, ...] = ()
+
+
+def shared(config: Config) -> list[Shared]:
+    """What the cells of the active run hang on, in the order in which it is made."""
+    used, heldout = restrict(config), config.runs[config.run].heldout
+    text = heldout.text if heldout else None  # no Hessians are taken over it
+    found = [
+        Shared(
+            f"dataset {name}",
+            f"resources/datasets/{name}",
+            f"logs/datasets/{name}.log",
+            f"results/benchmarks/dataset/{name}.tsv",
+        )
+        for name in used.datasets
+    ]
+    for model in used.models:
+        found.append(
+            Shared(
+                f"{model}",
+                f"resources/models/{model}",
+                f"logs/models/{model}.log",
+                f"results/{model}/benchmarks/model.tsv",
+            )
+        )
+        measured = measured_sources(config, model) if model in _used(config, "models") else []
+        searched = searched_sources(config, model) - {*measured}
+        evals = {name for cell, name in plan(config, config.run).evals if cell.model == model}
+        for stage, names in (
+            ("traces", generated_sources(config, model)),
+            ("sources", [*measured, *sorted(searched)]),
+            ("hessians", [name for name in measured if name != text]),
+            ("requests", [name for name in config.evals if name in evals]),
+        ):
+            for name in names:
+                count = config.sources[name].shards if stage in ("traces", "hessians") else 1
+                folder = f"results/{model}/shards/{stage}/{name}"
+                found.append(
+                    Shared(
+                        f"{model} {stage} {name}",
+                        _MADE.get(stage, "results/{model}/{stage}/{name}").format(
+                            model=model, stage=stage, name=name
+                        ),
+                        f"logs/{model}/{stage}/{name}.log",
+                        f"results/{model}/benchmarks/{stage}/{name}.tsv",
+                        tuple(f"{folder}/{i}" for i in range(count)) if count > 1 else (),
+                    )
+                )
+    return found
+
+
+# Where a stage's folder is there before its work is done, what is there after it.
+_MADE = {
+    "traces": "results/{model}/{stage}/{name}/traces.jsonl.zst",
+    "sources": "results/{model}/{stage}/{name}/sequences.safetensors",
+    "requests": "results/{model}/{stage}/{name}/requests.jsonl.zst",
+}
+
+
+def generation_shards(config: Config) -> list[str]:
+    """The shards of all generations of the active run."""
+    return [
+        f"results/{cell.model}/shards/generate/{cell.calibration}/{cell.variant}/{name}/{shard}"
+        for cell, name in plan(config, config.run).evals
+        for shard in range(config.evals[name].shards)
+    ]
+
+
+def files_of(row: dict) -> list[str]:
+    """The files of a cell that a row of the table is made from."""
+    kinds = ("compression", "scores", "metrics", "generation", "diagnostics", "runtime")
+    return [str(row[kind]) for kind in kinds if row[kind]]
+
+
+def downloads(config: Config) -> list[str]:
+    """Every file and folder of the active run that the network may be needed for."""
+    used = restrict(config)
+    datasets = [f"resources/datasets/{name}/data.jsonl" for name in used.datasets]
+    return datasets + [f"resources/models/{name}" for name in used.models]
+
+
 def summary_files(config: Config) -> list[str]:
     """Every file that the table of the active run is made from."""
     rows = summary_cells(config)
-    kinds = ("dense_scores", "scores", "metrics", "generation", "diagnostics", "runtime")
-    files = [str(row[kind]) for row in rows for kind in kinds if row[kind]]
+    files = [str(row["dense_scores"]) for row in rows if row["dense_scores"]]
+    files += [file for row in rows for file in files_of(row) if file != row["compression"]]
     files += [cell.checkpoint for cell in plan(config, config.run).cells]
     return list(dict.fromkeys(files))
 
@@ -211,6 +315,29 @@ def summary_cells(config: Config) -> list[dict]:
     return rows
 
 
+def masked(config: Config, model: str) -> dict[str, list[str]]:
+    """Variant → calibrations (two or more) of a model in the active run whose zeros can be compared.
+
+    Only the variant that the page looks at: of those with most calibrations, the one nearest to 50 % zeros.
+    """
+    variants = config.variant_cells()
+    calibrations: dict[str, list[str]] = {}
+    for cell in plan(config, config.run).cells:
+        if cell.model == model and cell.calibration != "none":
+            calibrations.setdefault(cell.variant, []).append(cell.calibration)
+    found = {}
+    for variant, of_variant in calibrations.items():
+        definition = variants[variant][1]
+        has_zeros = definition.solver not in (None, "structured") and not definition.quantize
+        if has_zeros and len(of_variant) > 1:
+            found[variant] = of_variant
+
+    def order(variant: str) -> tuple[int, float]:
+        return -len(found[variant]), abs(variants[variant][1].sparsity_asked - 0.5)
+
+    return {variant: found[variant] for variant in sorted(found, key=order)[:1]}
+
+
 def report_cells(config: Config) -> dict[str, list[dict]]:
     """What the page shows beside the table: diagnostics and generations by cell, sources by model."""
     run = config.runs[config.run]
@@ -218,7 +345,8 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
     keys = ("model", "calibration", "variant", "eval")
     return {
         "diagnostics": [
-            {key: row[key] for key in keys[:3]} | {"path": row["diagnostics"]}
+            {key: row[key] for key in keys[:3]}
+            | {"path": row["diagnostics"], "tokens": token_file(row["diagnostics"])}
             for row in {
                 (row["model"], row["calibration"], row["variant"]): row for row in rows
             }.values()
@@ -242,13 +370,25 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
             for name in measured_sources(config, model)
             if run.heldout is None or name != run.heldout.text
         ],
+        "overlaps": [
+            {"model": model, "variant": variant, "path": f"results/{model}/overlaps/{variant}.csv"}
+            for model in config.models
+            if model in _used(config, "models")
+            for variant in masked(config, model)
+        ],
     }
+
+
+def token_file(diagnostics: str) -> str:
+    """Where the errors of every token lie, beside the diagnostics."""
+    return f"{diagnostics.removesuffix('.json')}.tokens.jsonl.zst"
 
 
 def report_files(config: Config) -> list[str]:
     """Every file that the page is made from, beside the table."""
     cells = report_cells(config)
-    files = [row["path"] for row in cells["diagnostics"]]
+    files = [row[key] for row in cells["diagnostics"] for key in ("path", "tokens")]
+    files += [row["path"] for row in cells["overlaps"]]
     files += [row[key] for row in cells["generations"] for key in ANSWER_FILES]
     files += [os.path.dirname(row["index"]) for row in cells["sources"]]
     return list(dict.fromkeys(files))

@@ -1,19 +1,17 @@
 """What a run will take, before anything starts: jobs, memory, disk and hours of every rule."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rac import costs, matrix
+from rac import costs, matrix, resources
 from rac.artifacts import read_json
-from rac.config import Config, Eval
+from rac.config import Config
 from rac.costs import H100, HOST, Cost, Device, Shape
 from rac.errors import RacError
-from rac.evaluate.harness import SAMPLES, output_type
-from rac.matrix import Cell
 from rac.models.reasoner import WEIGHTS
+from rac.resources import Assumed
 
-CHOICES = 4  # log-likelihoods that a problem is assumed to ask for
 SHAPES = Path(__file__).parent / "models/shapes.json"
 
 
@@ -66,19 +64,20 @@ def plan(
                 f"snakemake --cores 1 resources/models/{name}"
             )
         shape = costs.shape(models[name], model.dtype)
-        made = _of_model(used, name, shape, problems, device, prompt, length)
+        made = _of_model(used, name, shape, problems, Assumed(device, prompt, length))
         rows += [_row(rule, name, jobs) for rule, jobs in made.items() if jobs]
     return [*rows, *(Row(rule, None, 1, 0, HOST, 0, 0, 0) for rule in ("summary", "report"))]
 
 
-def known_models(config: Config) -> dict[str, dict]:
-    """config.json of the models that are here (embedded, in a folder, or downloaded already).
+def known_models(config: Config, names: Iterable[str] | None = None) -> dict[str, dict]:
+    """config.json of the models (or of some) that are here: embedded, in a folder, or downloaded.
 
     Of some of the hub's that are not here, rac/models/shapes.json holds the sizes.
     """
     found = {}
     shapes = read_json(SHAPES)
-    for name, model in config.models.items():
+    for name in config.models if names is None else names:
+        model = config.models[name]
         if model.hub in shapes:
             found[name] = shapes[model.hub]
         folder = WEIGHTS if model.embedded else model.path or Path("resources/models") / name
@@ -102,71 +101,60 @@ def _of_model(
     name: str,
     shape: Shape,
     problems: Mapping[str, int],
-    device: Device,
-    prompt: int,
-    length: float,
+    assumed: Assumed,
 ) -> dict[str, list[Cost]]:
     """By rule, what each job for a model takes; `config` holds what the active run needs alone."""
-    run, variants = config.runs[config.run], config.variant_cells()
+    run = config.runs[config.run]
     cells, evals, timed = matrix.plan(config, config.run)
     cells = [cell for cell in cells if cell.model == name]
-    asked = [config.evals[evaluation] for cell, evaluation in evals if cell.model == name]
+    asked = [evaluation for cell, evaluation in evals if cell.model == name]
     heldout = [run.heldout.thoughts, run.heldout.text] if run.heldout else []
-
-    def longest(name: str) -> int:
-        source = config.sources[name]
-        of_trace = prompt + source.max_new_tokens
-        return {"text": source.window, "prompts": prompt}.get(source.kind, of_trace)
-
-    def decode(batch: int, new: int, samples: float) -> Cost:
-        return costs.decode(shape, batch, prompt, new, samples, device)
-
-    def hessians(source: str) -> Cost:
-        return costs.hessians(shape, config.sources[source], longest(source), device)
-
-    def compress(cell: Cell) -> Cost:
-        variant, sources, trace = variants[cell.variant][1], {}, 0
-        if variant.needs_sequences and cell.calibration != "none":
-            used = config.calibrations[cell.calibration].sources(config.sources)
-            sources = {config.sources[name]: longest(name) for name in used}
-        if variant.allocation_source:
-            trace = round(
-                prompt + length * config.sources[variant.allocation_source].max_new_tokens
-            )
-        return costs.compress(shape, variant, device, sources, trace)
-
-    def answer(evaluation: Eval) -> Cost:
-        rows = problems[evaluation.dataset]
-        if output_type(evaluation.task) != SAMPLES:
-            return costs.likelihoods(shape, prompt, rows * CHOICES, device)
-        return decode(evaluation.batch, evaluation.max_new_tokens, rows * evaluation.samples)
-
-    measured = [config.sources[source] for source in heldout]
     walked = matrix.measured_sources(config, name) if cells else []
+    stored = [source for source in walked if source not in heldout[1:]]
     searched = matrix.searched_sources(config, name) - {*walked}
-    generated = [config.sources[source] for source in matrix.generated_sources(config, name)]
+    generated = matrix.generated_sources(config, name)
+
+    def job(rule: str, **wildcards: str) -> Cost:
+        return resources.cost(config, shape, problems, assumed, rule, wildcards)
+
+    def shards(rule: str, count: int, **wildcards: str) -> list[Cost]:
+        return [job(rule, **wildcards)] * count if count > 1 else []
+
     return {
         "model": [Cost(disk=shape.weights * shape.item)],
-        "traces": [
-            decode(
-                source.batch,
-                source.max_new_tokens,
-                source.tokens / (prompt + length * source.max_new_tokens),
-            )
-            for source in generated
+        "traces_shard": [
+            shard
+            for name in generated
+            for shard in shards("traces_shard", config.sources[name].shards, source=name)
         ],
+        "traces": [job("traces", source=source) for source in generated],
         "sources": [Cost()] * len({*walked, *searched}),
-        "hessians": [hessians(source) for source in walked if source not in heldout[1:]],
-        "compress": [compress(cell) for cell in cells if not cell.dense],
-        "requests": [Cost()] * len({id(evaluation) for evaluation in asked}),
-        "generate": [answer(evaluation) for evaluation in asked],
+        "hessians_shard": [
+            shard
+            for name in stored
+            for shard in shards("hessians_shard", config.sources[name].shards, source=name)
+        ],
+        "hessians": [job("hessians", source=source) for source in stored],
+        "compress": [
+            job("compress", calibration=cell.calibration, variant=cell.variant)
+            for cell in cells
+            if not cell.dense
+        ],
+        "requests": [Cost()] * len({*asked}),
+        "generate_shard": [
+            shard
+            for name in asked
+            for shard in shards("generate_shard", config.evals[name].shards, eval=name)
+        ],
+        "generate": [job("generate", eval=evaluation) for evaluation in asked],
         "score": [Cost()] * len(asked),
         "diagnostics": [
-            costs.diagnostics(shape, measured, max(map(longest, heldout)), device)
+            job("diagnostics", thoughts=heldout[0], text=heldout[1])
             for _ in (cells if heldout else [])
         ],
+        "overlaps": [Cost()] * len(matrix.masked(config, name)),
         "runtime": [
-            costs.runtime(shape, config.workloads[run.workload], device)
+            job("runtime", workload=run.workload)
             for cell in cells
             if run.workload and cell in timed
         ],

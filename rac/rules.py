@@ -3,6 +3,7 @@
 A rule writes `ask("threads")`, and holds no logic itself. Imports no torch.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -10,16 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rac import costs, plan, resources
 from rac.config import Config
+from rac.costs import Cost
 from rac.datasets import embedded, files
 from rac.engines import choose
 from rac.errors import RacError
 from rac.evaluate import sandbox
 from rac.evaluate.harness import SAMPLES, output_type, runs_programs
 from rac.fingerprint import stage
-from rac.matrix import Cell, restrict
+from rac.matrix import EXECUTION, Cell, defining, masked, restrict
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
+from rac.resources import Assumed
+
+BESIDE_GPU = 4  # CPU threads that feed a GPU
+SAMPLING = ("traces", "generate")  # rules that an engine may spread over several GPUs
 
 
 def check(config: Config) -> None:
@@ -43,11 +50,12 @@ def check(config: Config) -> None:
         asked, samples = used.datasets[evaluation.dataset], output_type(evaluation.task) == SAMPLES
         if samples and asked.kind == "problems" and asked.columns.answer is None:
             raise RacError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
-        if not samples and evaluation.samples > 1:
-            raise RacError(
-                f"evals.{name}.samples: '{evaluation.task}' is scored by log-likelihood, which draws no "
-                "samples; leave it out"
-            )
+        for key in () if samples else ("samples", "shards"):
+            if getattr(evaluation, key) > 1:
+                raise RacError(
+                    f"evals.{name}.{key}: '{evaluation.task}' is scored by log-likelihood, which draws no "
+                    "samples; leave it out"
+                )
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -59,7 +67,7 @@ def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
     """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
-    unread = {"threads", "engine", "tensor_parallel", *without}
+    unread = {*EXECUTION.get(kind, ()), "engine", "tensor_parallel", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
         exclude=unread
     )
@@ -75,9 +83,58 @@ def dtype(config: Config, wildcards: Any) -> str:
     return config.models[wildcards.model].dtype
 
 
+def gpu(config: Config, wildcards: Any) -> int:
+    """GPUs of a job that runs the model on one."""
+    model = config.models[wildcards.model]
+    return int((model.device or ("cpu" if model.dtype == "float32" else "gpu")) == "gpu")
+
+
+def gpus(config: Config, wildcards: Any) -> int:
+    """GPUs of a job that samples from the model."""
+    return gpu(config, wildcards) * tensor_parallel(config, wildcards)
+
+
 def threads(config: Config, wildcards: Any) -> int:
-    """CPU threads of a job that runs the model."""
-    return config.models[wildcards.model].threads or os.cpu_count() or 1
+    """CPU threads of a job that runs the model: on it, or to feed a GPU."""
+    free = BESIDE_GPU if gpu(config, wildcards) else os.cpu_count()
+    return config.models[wildcards.model].threads or free or 1
+
+
+def every_thread(config: Config, wildcards: Any) -> int:
+    """More threads than a machine has: Snakemake lowers them to all cores that it may use."""
+    return 2**15
+
+
+def memory(config: Config, rule: str) -> Callable[[Any, int], int]:
+    """Megabytes of host memory that a job of a rule asks for, at the given attempt."""
+
+    def asked(wildcards: Any, attempt: int) -> int:
+        count = (gpus if rule.partition("_")[0] in SAMPLING else gpu)(config, wildcards)
+        return resources.megabytes(_cost(config, rule, wildcards), count, attempt)
+
+    return asked
+
+
+def minutes(config: Config, rule: str) -> Callable[[Any, int], int]:
+    """Minutes that a job of a rule asks for, at the given attempt."""
+
+    def asked(wildcards: Any, attempt: int) -> int:
+        return resources.minutes(_cost(config, rule, wildcards), attempt)
+
+    return asked
+
+
+def _cost(config: Config, rule: str, wildcards: Any) -> Cost:
+    """What a job takes; a guess where the model's sizes are not known yet."""
+    name = wildcards.model
+    known = plan.known_models(config, [name])
+    try:
+        shape = costs.shape(known[name], config.models[name].dtype)
+    except (KeyError, RacError):
+        return resources.UNKNOWN
+    device = resources.device(gpu(config, wildcards), threads(config, wildcards))
+    rows = plan.known_rows(config)
+    return resources.cost(config, shape, rows, Assumed(device), rule, wildcards)
 
 
 def engine(config: Config, wildcards: Any) -> str:
@@ -164,6 +221,46 @@ def source_other_model(config: Config, wildcards: Any) -> list[str]:
     """The model whose traces a source takes, if it is another one."""
     other = config.sources[wildcards.source].traces_of
     return [f"resources/models/{other.model}"] if other and other.model else []
+
+
+def shard(config: Config, wildcards: Any) -> str:
+    """Which shard of how many a job makes, such as 0/8."""
+    return f"{wildcards.shard}/{_shards(config, wildcards)}"
+
+
+def trace_shards(config: Config, wildcards: Any) -> list[str]:
+    """The shards that a source's traces are put together from; none where one job makes them."""
+    folder = f"results/{wildcards.model}/shards/traces/{wildcards.source}"
+    return _shard_folders(folder, _shards(config, wildcards))
+
+
+def hessian_shards(config: Config, wildcards: Any) -> list[str]:
+    """The shards that a source's Hessians are added up from; none where one job makes them."""
+    folder = f"results/{wildcards.model}/shards/hessians/{wildcards.source}"
+    return _shard_folders(folder, _shards(config, wildcards))
+
+
+def generation_shards(config: Config, wildcards: Any) -> list[str]:
+    """The shards that a cell's generations are put together from; none where one job makes them."""
+    cell = f"{wildcards.calibration}/{wildcards.variant}/{wildcards.eval}"
+    folder = f"results/{wildcards.model}/shards/generate/{cell}"
+    return _shard_folders(folder, _shards(config, wildcards))
+
+
+def _shards(config: Config, wildcards: Any) -> int:
+    if hasattr(wildcards, "eval"):
+        sampled = output_type(eval_task(config, wildcards)) == SAMPLES
+        return config.evals[wildcards.eval].shards if sampled else 1
+    return config.sources[wildcards.source].shards
+
+
+def _shard_folders(folder: str, count: int) -> list[str]:
+    return [f"{folder}/{number}" for number in range(count)] if count > 1 else []
+
+
+def spill(config: Config, wildcards: Any) -> str:
+    """The folder where a model's hidden states wait; empty if that is memory."""
+    return str(config.models[wildcards.model].spill or "")
 
 
 def sources_code(config: Config, wildcards: Any) -> str:
@@ -257,9 +354,42 @@ def eval_task_file(config: Config, wildcards: Any) -> list[str]:
     return [task] if task.endswith((".yaml", ".yml")) else []
 
 
+def overlap_checkpoints(config: Config, wildcards: Any) -> list[str]:
+    """The checkpoints of a variant whose zeros are compared."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    return [
+        Cell(wildcards.model, calibration, wildcards.variant).checkpoint
+        for calibration in calibrations
+    ]
+
+
+def overlap_hessians(config: Config, wildcards: Any) -> list[str]:
+    """The stored Hessians of the calibrations that are compared."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    used = [config.calibrations[name].sources(config.sources) for name in calibrations]
+    names = dict.fromkeys(source for sources in used for source in sources)
+    return [f"results/{wildcards.model}/hessians/{source}" for source in names]
+
+
+def overlap_spec(config: Config, wildcards: Any) -> str:
+    """What `rac.overlaps.write_overlaps` takes, as JSON."""
+    calibrations = masked(config, wildcards.model)[wildcards.variant]
+    hessians = overlap_hessians(config, wildcards)
+    spec = {
+        "checkpoints_of": dict(
+            zip(calibrations, overlap_checkpoints(config, wildcards), strict=True)
+        ),
+        "calibrations": {
+            name: config.calibrations[name].model_dump(mode="json") for name in calibrations
+        },
+        "sources": {os.path.basename(folder): folder for folder in hessians},
+    }
+    return json.dumps(spec)
+
+
 def run_config(config: Config, wildcards: Any) -> str:
     """The definitions that the active run hangs on, as JSON."""
-    return restrict(config).model_dump_json()
+    return json.dumps(defining(config))
 
 
 def show_table(file: str) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from rac.artifacts import provenance, write_json
+from rac.artifacts import write_json
 from rac.config import Sampling, Workload
 from rac.engines.transformers import generate, load
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
+from rac.provenance import provenance
 
 
 def measure_runtime(
@@ -63,7 +64,11 @@ def measure_runtime(
             "dtype": dtype,
             "workload": workload.model_dump(mode="json"),
         }
-        | provenance(weights={n: checkpoints.identity(folder) for n, folder in folders.items()}),
+        | provenance(
+            "runtime",
+            workload=workload.model_dump(),
+            weights={n: checkpoints.identity(folder) for n, folder in folders.items()},
+        ),
     )
 
 

@@ -4,6 +4,7 @@ Every source meets its token budget exactly (the last sequence is cut), so that 
 equal cost. Sequences are token ids as generated, never decoded and tokenized again.
 """
 
+import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ from rac.config import Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import opening, render, settings, token_ids
+
+KEYS = ("token_ids", "lengths", "prompt_lengths")  # of a file of sequences
 
 
 class Sequence(NamedTuple):
@@ -107,7 +110,7 @@ def write_sequences(
         "prompt_lengths": torch.tensor([sequence.prompt_length for sequence in taken]).int(),
     }
     with atomic_file(output) as temporary:
-        save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model)))
+        save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model), tensors))
 
 
 def _of_rows(
@@ -171,9 +174,16 @@ def _selected(traces: list[dict], source: Source, rows: list[dict], model: Path)
     return select(traces, source.select, answers, said)
 
 
-def metadata(kind: str, model: str) -> dict[str, str]:
+def metadata(kind: str, model: str, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     """What a file of sequences says of itself: one entry, since safetensors shuffles several."""
-    return {"source": json.dumps({"kind": kind, "model": model})}
+    return {"source": json.dumps({"kind": kind, "model": model, "sha256": _digest(tensors)})}
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in KEYS:
+        digest.update(tensors[key].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read(path: Path) -> list[Sequence]:
@@ -184,11 +194,12 @@ def read(path: Path) -> list[Sequence]:
     """
     with _opened(path) as file:
         try:
-            token_ids, lengths, prompt_lengths = (
-                file.get_tensor(key) for key in ("token_ids", "lengths", "prompt_lengths")
-            )
+            tensors = {key: file.get_tensor(key) for key in KEYS}
         except SafetensorError as error:
             raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
+    if _digest(tensors) != read_metadata(path).get("sha256"):
+        raise RacError(f"{path} is damaged: its token ids are not those written; delete it")
+    token_ids, lengths, prompt_lengths = (tensors[key] for key in KEYS)
     pieces = token_ids.long().split(lengths.tolist())
     return [Sequence(ids, n) for ids, n in zip(pieces, prompt_lengths.tolist(), strict=True)]
 

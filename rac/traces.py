@@ -1,18 +1,27 @@
 """Stage `traces`: on-policy chains of thought, sampled from the dense model until a token budget is met."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from rac.artifacts import provenance, read_jsonl, sha256_file, sha256_json, write_json, write_jsonl
+from rac.artifacts import (
+    keep_parts,
+    read_jsonl,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_jsonl,
+)
 from rac.config import Model, Source
 from rac.engines import Task, version
-from rac.engines.samples import Prompt, draw_samples
+from rac.engines.samples import Prompt, draw_samples, of_shard
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
 from rac.progress import progress
+from rac.provenance import hashes, provenance
 from rac.sources import prompt_ids
 
 
@@ -26,11 +35,12 @@ def write_traces(
     tensor_parallel: int,
     code: str,
     output: Path,
+    shards: Sequence[Path] = (),
 ) -> None:
     """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
 
-    Which samples are taken does not depend on interruptions. An interrupted stage goes on after its last
-    stored samples (`work/` beside the output).
+    Which samples are taken does not depend on interruptions or shards. An interrupted stage goes on after
+    its last stored samples (`work/` beside the output).
 
     Args:
         source: the source's definition; name: its name.
@@ -39,47 +49,18 @@ def write_traces(
         engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
         code: fingerprint of the code, so that parts of another version are thrown away.
         output: traces.jsonl.zst; info.json with counts and provenance is written beside it.
+        shards: what `write_shard` made; samples that they lack are drawn now.
 
     Raises:
         RacError: all prompts together give fewer tokens than the budget, or an input is damaged.
     """
-    tokenizer = checkpoint.load_tokenizer(folder)
-    problems = read_jsonl(dataset)
-    chat = settings(folder)
-    prompts = [
-        Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
-        for row in problems
-        for sample in range(source.samples)
-    ]
-    inputs = {
-        "source": source.model_dump(mode="json"),
-        "sampling": model.sampling.model_dump(),
-        "dtype": model.dtype,
-        "engine": f"{engine} {version(engine)}",
-        "weights": checkpoint.identity(folder),
-        "dataset": sha256_file(dataset),
-        "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
-        "stop": checkpoint.stop_tokens(folder),
-        "threads": torch.get_num_threads(),
-        "code": code,
-    }
-    longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
-    # vLLM works on as many samples at once as the budget takes for sure: what is in work when it is met
-    # was for nothing.
-    needed = source.tokens // (longest + source.max_new_tokens)
-    task = Task(
-        checkpoint=folder,
-        dtype=model.dtype,
-        sampling=model.sampling,
-        max_new_tokens=source.max_new_tokens,
-        longest=longest,
-        batch=max(source.batch, needed) if engine == "vllm" else source.batch,
-        tensor_parallel=tensor_parallel,
-    )
     work = output.parent / "work"
+    prompts, inputs, task = _asked(
+        source, model, folder, dataset, engine, tensor_parallel, code, source.tokens
+    )
     rows, tokens = [], 0
     with progress(f"traces {name}", source.tokens) as update:
-        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update)
+        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update, shards)
         for prompt, sample in zip(prompts, samples, strict=False):
             token_ids = prompt.token_ids + sample["token_ids"]
             rows.append(
@@ -104,6 +85,92 @@ def write_traces(
             "prompt_tokens": sum(row["prompt_length"] for row in rows),
             "finished": sum(row["finish_reason"] == "stop" for row in rows) / len(rows),
         }
-        | provenance(**inputs),
+        | hashes(output.parent, output.name)
+        | provenance("traces", **inputs),
     )
     shutil.rmtree(work)
+
+
+def write_shard(
+    source: Source,
+    name: str,
+    model: Model,
+    folder: Path,
+    dataset: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+    output: Path,
+    shard: tuple[int, int],
+) -> None:
+    """Write the folder `output`: the samples of every n-th batch of prompts, for an n-th of the budget.
+
+    Shards may run at the same time; each goes on after its last stored samples when it is interrupted.
+
+    Args:
+        shard: (i, n); the others: see `write_traces`.
+
+    Raises:
+        RacError: an input is damaged.
+    """
+    work = output.with_name(f"{output.name}.work")
+    budget = -(-source.tokens // shard[1])
+    prompts, inputs, task = _asked(
+        source, model, folder, dataset, engine, tensor_parallel, code, budget
+    )
+    prompts, tokens = of_shard(prompts, source.batch, shard), 0
+    with progress(f"traces {name}, shard {shard[0]} of {shard[1]}", budget) as update:
+        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update)
+        for prompt, sample in zip(prompts, samples, strict=True):
+            tokens += len(prompt.token_ids) + len(sample["token_ids"])
+            if tokens >= budget:
+                break
+    keep_parts(work, output)
+    shutil.rmtree(work)
+
+
+def _asked(
+    source: Source,
+    model: Model,
+    folder: Path,
+    dataset: Path,
+    engine: str,
+    tensor_parallel: int,
+    code: str,
+    budget: int,
+) -> tuple[list[Prompt], dict, Task]:
+    """All prompts, what their samples hang on, and what the engine is opened for."""
+    tokenizer = checkpoint.load_tokenizer(folder)
+    problems = read_jsonl(dataset)
+    chat = settings(folder)
+    prompts = [
+        Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
+        for row in problems
+        for sample in range(source.samples)
+    ]
+    inputs = {
+        "source": source.model_dump(mode="json", exclude={"shards"}),
+        "sampling": model.sampling.model_dump(),
+        "dtype": model.dtype,
+        "engine": f"{engine} {version(engine)}",
+        "weights": checkpoint.identity(folder),
+        "dataset": sha256_file(dataset),
+        "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
+        "stop": checkpoint.stop_tokens(folder),
+        "threads": torch.get_num_threads(),
+        "code": code,
+    }
+    longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
+    # vLLM works on as many samples at once as the budget takes for sure: what is in work when it is met
+    # was for nothing.
+    needed = budget // (longest + source.max_new_tokens)
+    task = Task(
+        checkpoint=folder,
+        dtype=model.dtype,
+        sampling=model.sampling,
+        max_new_tokens=source.max_new_tokens,
+        longest=longest,
+        batch=max(source.batch, needed) if engine == "vllm" else source.batch,
+        tensor_parallel=tensor_parallel,
+    )
+    return prompts, inputs, task

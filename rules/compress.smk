@@ -12,6 +12,10 @@ rule compress:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("compress"),
+        runtime=minutes("compress"),
     params:
         spec=ask("variant_spec"),
         calibration=ask("calibration_spec"),
@@ -25,7 +29,7 @@ rule compress:
         ],
         code=ask("compress_code"),
     shell:
-        "python -m rac compress --spec {params.spec:q} --calibration-spec {params.calibration:q}"
+        "python -m rac --gpus {resources.gpu} compress --spec {params.spec:q} --calibration-spec {params.calibration:q}"
         " --pattern {params.pattern:q} --model-name {wildcards.model}"
         " --calibration-name {wildcards.calibration} --variant-name {wildcards.variant}"
         " --dtype {params.dtype} --model {input.model:q} {params.hessians:q} {params.sequences:q}"

@@ -6,7 +6,8 @@ rule diagnostics:
         thoughts="results/{model}/sources/{thoughts}/sequences.safetensors",
         text="results/{model}/sources/{text}/sequences.safetensors",
     output:
-        "results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.json",
+        errors="results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.json",
+        tokens="results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.tokens.jsonl.zst",
     log:
         "logs/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.log",
     benchmark:
@@ -14,10 +15,15 @@ rule diagnostics:
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
+    resources:
+        gpu=ask("gpu"),
+        mem_mb=memory("diagnostics"),
+        runtime=minutes("diagnostics"),
     params:
         dtype=ask("dtype"),
         code=stage("diagnostics"),
     shell:
-        "python -m rac diagnostics --dtype {params.dtype} --model {input.model:q}"
+        "python -m rac --gpus {resources.gpu} diagnostics --dtype {params.dtype} --model {input.model:q}"
         " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q}"
-        " --thoughts {input.thoughts:q} --text {input.text:q} --output {output:q} > {log:q} 2>&1"
+        " --thoughts {input.thoughts:q} --text {input.text:q} --output {output.errors:q}"
+        " --tokens {output.tokens:q} > {log:q} 2>&1"

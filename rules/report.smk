@@ -2,14 +2,20 @@ rule report:
     input:
         summary="results/summary.csv",
         comparisons="results/comparisons.csv",
+        budgets="results/budgets.csv",
         files=matrix.report_files(settings),
     output:
         page=report(
             "results/report.html",
             caption="../docs/captions/report.rst",
-            category="Results",
+            category="Page",
         ),
-        figures=directory("results/figures"),
+        figures=report(
+            directory("results/figures"),
+            patterns=["{figure}.svg"],
+            caption="../docs/captions/figures.rst",
+            category="Figures",
+        ),
     log:
         "logs/report.log",
     benchmark:
@@ -21,4 +27,4 @@ rule report:
         code=stage("report"),
     shell:
         "python -m rac report --config {params.config:q} --summary {input.summary:q}"
-        " --comparisons {input.comparisons:q} --output {output.page:q} > {log:q} 2>&1"
+        " --output {output.page:q} > {log:q} 2>&1"

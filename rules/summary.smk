@@ -2,9 +2,21 @@ rule summary:
     input:
         matrix.summary_files(settings),
     output:
-        summary="results/summary.csv",
-        comparisons="results/comparisons.csv",
-        budgets="results/budgets.csv",
+        summary=report(
+            "results/summary.csv",
+            caption="../docs/captions/summary.rst",
+            category="Tables",
+        ),
+        comparisons=report(
+            "results/comparisons.csv",
+            caption="../docs/captions/comparisons.rst",
+            category="Tables",
+        ),
+        budgets=report(
+            "results/budgets.csv",
+            caption="../docs/captions/budgets.rst",
+            category="Tables",
+        ),
         table="results/summary.txt",
     log:
         "logs/summary.log",

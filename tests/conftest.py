@@ -15,6 +15,7 @@ from rac import sources
 from rac.artifacts import write_json
 from rac.models import checkpoint, weights
 from rac.models.reasoner import WEIGHTS
+from rac.provenance import hashes
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would hang on their number
 
@@ -37,9 +38,14 @@ def _save_model(model, folder: Path) -> Path:
     model.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copyfile(WEIGHTS / name, folder / name)
+    of_files = hashes(folder)
     write_json(
         folder / "model.json",
-        {"weights_sha256": weights.sha256(folder), "linear_groups": groups(model)},
+        {
+            "weights_sha256": weights.identity(folder, of_files["sha256"]),
+            "linear_groups": groups(model),
+            **of_files,
+        },
     )
     return folder
 
@@ -125,7 +131,7 @@ def _write_sequences(path: Path, model: Path, kind: str, lengths: list[int], see
         "prompt_lengths": torch.tensor(prompts).int(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, sources.metadata(kind, checkpoint.identity(model)))
+    save_file(tensors, path, sources.metadata(kind, checkpoint.identity(model), tensors))
     return path
 
 

@@ -16,6 +16,7 @@ from rac.config import Calibration
 from rac.errors import RacError
 from rac.linear import in_scope
 from rac.models import checkpoint, weights
+from rac.provenance import hashes
 from rac.variants import Scope, Variant
 
 RAC = Calibration(sum={"traces.prompt": 1, "traces.decode": 1})
@@ -85,7 +86,9 @@ def test_record(tiny_model, tiny_hessians, tmp_path):
     assert record["bytes_on_disk"] == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert record["calibration_tokens"] == {"traces.prompt": 49, "traces.decode": 104}
     assert record["dense_sha256"] == checkpoint.identity(tiny_model)
-    assert record["weights_sha256"] == weights.sha256(tmp_path / "out")
+    assert record["weights_sha256"] == weights.identity(
+        tmp_path / "out", hashes(tmp_path / "out")["sha256"]
+    )
     assert {layer["damping"] for layer in record["layers"]} == {0.01}
     assert record["warnings"] == []
     assert (record["model"], record["solver"]) == ("tiny", "sparsegpt")
@@ -200,28 +203,34 @@ def copied(tiny_model, tmp_path):
     return shutil.copytree(tiny_model, tmp_path / "model")
 
 
+def store(tensors, model):
+    """Other weights, and the hash that goes with them."""
+    save_file(tensors, model / "model.safetensors")
+    edit_record(**hashes(model, "model.safetensors"))(model)
+
+
 def remove_layer(model):
     tensors = load_file(model / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, model / "model.safetensors")
+    store(tensors, model)
 
 
 def reshape_layer(model):
     tensors = load_file(model / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 31)
-    save_file(tensors, model / "model.safetensors")
+    store(tensors, model)
 
 
 def store_integers(model):
     tensors = load_file(model / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(48, 32, dtype=torch.int8)
-    save_file(tensors, model / "model.safetensors")
+    store(tensors, model)
 
 
 def store_nan(model):
     tensors = load_file(model / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 3] = torch.nan
-    save_file(tensors, model / "model.safetensors")
+    store(tensors, model)
 
 
 def truncate(model):
@@ -241,7 +250,7 @@ def edit_record(**changes):
     ("damage", "message"),
     [
         (shutil.rmtree, "model.json is missing"),
-        (truncate, "model.safetensors is damaged"),
+        (truncate, "model.safetensors is not the file that its model.json was written for"),
         (remove_layer, "no file holds model.layers.1.mlp.up_proj.weight"),
         (reshape_layer, r"up_proj.weight is \[48, 31\], not \[out, 32\]"),
         (store_integers, "up_proj.weight is torch.int8"),

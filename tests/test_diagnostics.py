@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from rac import diagnostics, hessians, sources
-from rac.artifacts import read_json
+from rac import diagnostics, hessians, sources, token_errors
+from rac.artifacts import read_json, read_jsonl
 from rac.compress import compress
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
@@ -28,8 +28,9 @@ def inputs(tiny_model, write_sequences, tmp_path_factory):
 
 def diagnose(inputs, checkpoint, dense, output):
     arguments = (inputs[key] for key in ("stored", "thoughts", "text"))
-    diagnostics.diagnose(checkpoint, dense, *arguments, "float32", output)
-    return read_json(output)
+    tokens = output.with_name("tokens.jsonl.zst")
+    diagnostics.diagnose(checkpoint, dense, *arguments, "float32", output, tokens)
+    return read_json(output) | {"tokens": read_jsonl(tokens)}
 
 
 def slow_losses(network, file, skip_prompt):
@@ -118,6 +119,37 @@ def test_layer_errors_are_those_of_the_outputs(inputs, tiny_model, tmp_path):
     assert found["error_decode"] == pytest.approx(mean)
 
 
+@pytest.mark.parametrize("limit", [4096, 1])
+def test_errors_of_a_token_are_those_of_its_outputs(
+    inputs, tiny_model, tmp_path, monkeypatch, limit
+):
+    monkeypatch.setattr(token_errors, "TOKENS", limit)
+    found = diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
+    dense, pruned = (
+        checkpoints.load_model(path, "float32") for path in (tiny_model, inputs["pruned"])
+    )
+    sequences = sources.read(inputs["thoughts"])
+    assert [row["prompt_length"] for row in found["tokens"]] == [
+        sequence.prompt_length for sequence in sequences
+    ]
+    for sequence, row in zip(sequences, found["tokens"], strict=True):
+        assert len(row["errors"]) == len(sequence.token_ids)
+        expected = 0.0
+        for layer in found["layers"]:
+            before, after = (network.get_submodule(layer["name"]) for network in (dense, pruned))
+            seen = []
+            handle = before.register_forward_pre_hook(
+                lambda _, args, seen=seen: seen.append(args[0])
+            )
+            with torch.no_grad():
+                dense(input_ids=sequence.token_ids[None])
+            handle.remove()
+            x = seen[0][0, -1].double()
+            lost = ((before.weight - after.weight).double() @ x).square().sum()
+            expected += (lost / (before.weight.double() @ x).square().sum()).item()
+        assert row["errors"][-1] == pytest.approx(expected / len(found["layers"]), rel=1e-3)
+
+
 def test_errors_of_a_smoothed_model_are_those_of_its_outputs(
     inputs, tiny_model, tiny_hessians, tmp_path
 ):
@@ -139,6 +171,7 @@ def test_the_dense_model_has_no_errors(inputs, tiny_model, tmp_path):
     found = diagnose(inputs, tiny_model, tiny_model, tmp_path / "d.json")
     assert found["error_prompt"] == found["error_decode"] == 0
     assert found["losses"]["text"]["kl"] == 0
+    assert found["tokens"] == []
 
 
 def test_nothing_to_predict_is_refused(inputs, tiny_model, write_sequences, tmp_path):

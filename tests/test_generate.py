@@ -7,7 +7,7 @@ import pytest
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval, Model
 from rac.engines import Completion, sample_seed, samples
-from rac.generate import write_generations
+from rac.generate import write_generations, write_shard
 from rac.models.checkpoint import load_tokenizer
 
 MODEL = Model.model_validate({"embedded": "reasoner", "dtype": "float32"})
@@ -23,8 +23,7 @@ def requests(tmp_path):
 
 def write(model, requests, folder, evaluation=EVAL):
     output = folder / "generations.jsonl.zst"
-    record = folder / "generation.json"
-    write_generations(evaluation, MODEL, model, requests, "transformers", 1, "c", output, record)
+    write_generations(evaluation, MODEL, model, requests, "transformers", 1, "c", output)
     return read_jsonl(output)
 
 
@@ -103,3 +102,21 @@ def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
     )
     assert broken == unbroken
     assert computed == [range(0, 2), range(2, 4), range(2, 4), range(4, 6)]
+
+
+def test_shards_put_together_are_what_one_job_makes(tiny_model, requests, tmp_path, monkeypatch):
+    evaluation = EVAL.model_copy(update={"samples": 5, "batch": 2, "shards": 3})
+    at_once = write(tiny_model, requests, tmp_path / "at once", evaluation)
+    shards = [tmp_path / f"{i}" for i in range(3)]
+    for i, shard in enumerate(shards):
+        write_shard(
+            *(evaluation, MODEL, tiny_model, requests, "transformers", 1, "c", shard, (i, 3))
+        )
+    monkeypatch.setattr(samples, "open_engine", lambda *task: pytest.fail("nothing is missing"))
+    output = tmp_path / "whole" / "generations.jsonl.zst"
+    asked = (evaluation, MODEL, tiny_model, requests, "transformers", 1, "c", output)
+    write_generations(*asked, shards)
+    assert read_jsonl(output) == at_once
+    seconds = read_json(output.parent / "generation.json")["seconds"]
+    parts = [row for shard in shards for file in shard.glob("part-*") for row in read_jsonl(file)]
+    assert seconds == pytest.approx(sum(row["seconds"] for row in parts))

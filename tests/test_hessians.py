@@ -71,8 +71,12 @@ def test_against_a_loop_over_tokens(tiny_model, tiny_hessians, network, write_se
 def test_same_input_same_bytes(tiny_model, tiny_hessians, write_sequences, tmp_path):
     sequences = write_sequences(tmp_path / "s", tiny_model, "traces", [40, 17, 3, 64, 29])
     hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "again")
-    for file in tiny_hessians["traces"].iterdir():
+    for file in tiny_hessians["traces"].glob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
+    indexes = [read_json(f / "index.json") for f in (tiny_hessians["traces"], tmp_path / "again")]
+    for index in indexes:
+        assert index.pop("provenance")["stage"] == "hessians"  # with the time, and so never equal
+    assert indexes[0] == indexes[1]
 
 
 def combined(tiny_model, stored, block=1, **calibration):
@@ -249,6 +253,8 @@ def test_shards_add_up_to_the_whole(tiny_hessians, shards, tmp_path):
     whole, added = (
         read_json(folder / "index.json") for folder in (tiny_hessians["traces"], tmp_path / "whole")
     )
+    for index in (added, whole):
+        del index["provenance"]
     assert added.pop("sha256").keys() == whole.pop("sha256").keys()
     assert added == whole
     for file in tiny_hessians["traces"].glob("*.safetensors"):
@@ -311,3 +317,32 @@ def test_progress_counts_tokens_once(tiny_model, write_sequences, tmp_path, caps
     sequences = write_sequences(tmp_path / "s", tiny_model, "text", [7, 6])
     hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "out")
     assert "hessians: 13 of at most 13 tokens" in capsys.readouterr().err
+
+
+def test_a_batch_that_memory_is_short_for_is_halved(
+    tiny_model, tiny_hessians, tmp_path, monkeypatch, capsys, write_sequences
+):
+    sequences = write_sequences(tmp_path / "s", tiny_model, "traces", [40, 17, 3, 64, 29])
+    asked, walk = [], hessians.blocks.walk
+
+    def short(model, dtype, read, batch_tokens, spill):
+        asked.append(batch_tokens)
+        for step in walk(model, dtype, read, batch_tokens, spill):
+            yield step
+            if batch_tokens > limit:
+                raise torch.OutOfMemoryError("no memory for this")
+
+    monkeypatch.setattr(hessians.blocks, "walk", short)
+    limit = 150
+    hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "h", batch_tokens=400)
+    assert asked == [400, 200, 100]
+    assert capsys.readouterr().err.count("memory is short: again with") == 2
+    assert read_json(tmp_path / "h/index.json")["batch_tokens"] == 100
+    for file in tiny_hessians["traces"].glob("*.safetensors"):
+        for key, expected in load_file(file).items():
+            found = load_file(tmp_path / "h" / file.name)[key]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    limit = 10
+    with pytest.raises(RacError, match="memory is short for a sequence of 64 tokens: no memory"):
+        hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "i", batch_tokens=400)
+    assert asked[3:] == [400, 200, 100, 64] and not (tmp_path / "i").exists()

@@ -105,8 +105,8 @@ def requests(tmp_path):
 
 
 def write(model, requests, folder):
-    output, record = folder / "generations.jsonl.zst", folder / "generation.json"
-    write_likelihoods("float32", model, requests, "c", output, record)
+    output = folder / "generations.jsonl.zst"
+    write_likelihoods("float32", model, requests, "c", output)
     return read_jsonl(output)
 
 

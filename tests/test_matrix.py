@@ -172,6 +172,18 @@ def test_identity_hangs_on_the_run_s_definitions_alone():
     assert matrix.identity(related) != before
 
 
+def test_downloads_are_the_datasets_and_models_of_the_run():
+    assert matrix.downloads(config.validate(VALUES)) == [
+        *(
+            f"resources/datasets/{name}/data.jsonl"
+            for name in ("problems-calibration", "problems-validation", "problems-test")
+        ),
+        "resources/datasets/c4-calibration/data.jsonl",
+        "resources/datasets/c4-heldout/data.jsonl",
+        "resources/models/reasoner",
+    ]
+
+
 def test_rows_of_the_table_name_the_files_of_their_cell():
     rows = matrix.summary_cells(small())
     assert len(rows) == len(matrix.plan(small(), "r").evals)

@@ -94,6 +94,22 @@ def test_log_likelihoods_are_one_pass_whatever_the_tokens_that_are_sampled():
     assert scored.hours < sampled.hours / 100
 
 
+def test_shards_share_the_work():
+    def cut(values):
+        values["evals"]["word-problems"]["shards"] = 2
+        for source in values["sources"].values():
+            source["shards"] = 4
+
+    rows, shared = _planned(_demo()), _planned(_demo(cut))
+    for stage in ("traces", "hessians", "generate"):
+        whole, share = _row(rows, stage), _row(shared, f"{stage}_shard")
+        count = 2 if stage == "generate" else 4
+        assert share.jobs == count * whole.jobs
+        assert share.flops == pytest.approx(whole.flops, rel=0.01)
+        assert _row(shared, stage).jobs == whole.jobs
+    assert _row(shared, "hessians").flops == 0
+
+
 def test_what_does_not_fit_is_marked(llama_70b):
     def large(values):
         values["models"]["large"] = {"path": "large"}

@@ -1,6 +1,10 @@
 """Progress: plain lines where no terminal shows a bar, a bar where one does."""
 
 import re
+import subprocess
+import sys
+
+import pytest
 
 from rac import progress as module
 from rac.progress import progress
@@ -9,7 +13,7 @@ from rac.progress import progress
 def test_lines_tell_what_is_done_how_fast_and_what_is_left(capsys, monkeypatch):
     now = iter([100.0, 105.0, 110.0, 112.0, 120.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
-    with progress("traces x", 10_000) as update:
+    with module._shown("traces x", 10_000) as update:
         update(400)  # after 5 s: too early for a line
         update(600)  # after 10 s
         update(500)
@@ -38,3 +42,37 @@ def test_a_terminal_shows_a_bar(capsys, monkeypatch):
         assert update(10) is None
     shown = capsys.readouterr().err
     assert "traces x: 100%" in shown and "\r" in shown
+
+
+HANGS = """
+import sys, time
+from rac import progress as module
+module.PATIENCE, step, module.TIMES = float(sys.argv[1]), float(sys.argv[2]), 10
+with module.progress("traces x", 100) as update:
+    time.sleep(float(sys.argv[3]))  # loading is no step
+    for _ in range(3):
+        update(0)
+        time.sleep(step)
+    time.sleep(float(sys.argv[4]))
+print("went on")
+"""
+
+
+def hang(patience, step, loading, silence):
+    arguments = [sys.executable, "-c", HANGS, *map(str, (patience, step, loading, silence))]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+
+
+def test_a_stage_without_progress_is_ended_and_says_where_it_was():
+    done = hang(patience=0.5, step=0.1, loading=0, silence=60)
+    assert done.returncode == 1 and "went on" not in done.stdout
+    assert "rac: error: traces x: no progress for" in done.stderr
+    assert 'File "<string>", line 9' in done.stderr or "Thread" in done.stderr  # a traceback
+
+
+@pytest.mark.parametrize(
+    ("step", "loading", "silence"), [(0.6, 0, 2), (0.1, 3, 0)], ids=["slow", "loading"]
+)
+def test_a_slow_stage_is_left_alone(step, loading, silence):
+    done = hang(1.5, step, loading, silence)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr

@@ -312,3 +312,29 @@ def test_what_another_run_asks_for_is_not_looked_at():
 def test_the_snakefile_s_modules_import_neither_torch_nor_lm_eval():
     code = "import sys, rac.rules; assert not {'torch', 'transformers', 'lm_eval'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shards_are_inputs_where_there_are_several(settings):
+    source = Wildcards(model="reasoner", source="traces", shard="2")
+    answers = Wildcards(
+        model="reasoner", calibration="rac", variant="wanda-0.5", eval="word-problems", shard="0"
+    )
+    for ask in (rules.trace_shards, rules.hessian_shards):
+        assert ask(settings, source) == []
+    assert rules.generation_shards(settings, answers) == []
+    values = copy.deepcopy(VALUES)
+    values["sources"]["traces"]["shards"] = 3
+    values["evals"]["word-problems"]["shards"] = 2
+    cut = config.validate(values)
+    folder = "results/reasoner/shards"
+    assert rules.trace_shards(cut, source) == [f"{folder}/traces/traces/{i}" for i in range(3)]
+    assert rules.hessian_shards(cut, source) == [f"{folder}/hessians/traces/{i}" for i in range(3)]
+    assert rules.generation_shards(cut, answers) == [
+        f"{folder}/generate/rac/wanda-0.5/word-problems/{i}" for i in range(2)
+    ]
+    assert (rules.shard(cut, source), rules.shard(cut, answers)) == ("2/3", "0/2")
+    # What jobs compute is the same: no artefact hangs on it.
+    for kind, wildcard, asked in (("sources", "source", source), ("evals", "eval", answers)):
+        stated = [rules.spec(values, kind, wildcard)(asked) for values in (settings, cut)]
+        assert stated[0] == stated[1]
+    assert rules.run_config(cut, None) == rules.run_config(settings, None)

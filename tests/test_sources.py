@@ -110,10 +110,13 @@ def test_traces_keep_their_token_ids_and_prompt_lengths(tiny_model, tmp_path):
         ([9, 2], 2),
     ]
     assert taken[0].token_ids.dtype == torch.int64
-    assert sources.read_metadata(tmp_path / "s") == {
-        "kind": "traces",
-        "model": checkpoint.identity(tiny_model),
-    }
+    made = sources.read_metadata(tmp_path / "s")
+    assert (made["kind"], made["model"]) == ("traces", checkpoint.identity(tiny_model))
+    content = bytearray((tmp_path / "s").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "s").write_bytes(content)
+    with pytest.raises(RacError, match="its token ids are not those written"):
+        sources.read(tmp_path / "s")
 
 
 def test_the_same_sequences_are_the_same_bytes(tiny_model, tmp_path):

@@ -105,6 +105,25 @@ def test_parts_of_other_code_are_thrown_away(tiny_model, dataset, tmp_path, caps
         assert thrown == (code == "new")
 
 
+@pytest.mark.parametrize(("count", "batch"), [(2, 3), (5, 1), (14, 2)])
+def test_shards_put_together_are_what_one_job_makes(tiny_model, dataset, tmp_path, count, batch):
+    source = definition(batch=batch, shards=count)
+    at_once = write(source, tiny_model, dataset, tmp_path / "at once" / "t.jsonl.zst")
+    shards = [tmp_path / f"{i}" for i in range(count)]
+    for i, shard in enumerate(shards):
+        traces.write_shard(
+            *(source, "s", MODEL, tiny_model, dataset, "transformers", 1, "c", shard, (i, count))
+        )
+    kept = [len(read_jsonl(file)) for shard in shards for file in shard.glob("part-*")]
+    assert 0 < sum(kept) < len(at_once) + 2 * count * batch  # about the budget
+    output = tmp_path / "whole" / "t.jsonl.zst"
+    traces.write_traces(
+        *(source, "s", MODEL, tiny_model, dataset, "transformers", 1, "c", output), shards
+    )
+    assert read_jsonl(output) == at_once
+    assert not list(tmp_path.glob("*.work"))
+
+
 @pytest.mark.slow
 def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_path, kill_at):
     unbroken, broken = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"

@@ -10,6 +10,7 @@ from rac.config import Dataset
 from rac.datasets import embedded, files, hub
 from rac.datasets.overlap import overlapping
 from rac.errors import RacError
+from rac.provenance import hashes, provenance
 
 
 def prepare_dataset(
@@ -51,16 +52,18 @@ def prepare_dataset(
         )
     with atomic_folder(output) as folder:
         write_jsonl(folder / "data.jsonl", rows)
-        sha256 = sha256_file(folder / "data.jsonl")
         write_json(
             folder / "meta.json",
             {
                 "rows": len(rows),
-                "sha256": sha256,
                 "dropped": dropped,
                 "definition": dataset.model_dump(mode="json"),
             }
-            | meta,
+            | meta
+            | hashes(folder, "data.jsonl")
+            | provenance(
+                "dataset", without={n: sha256_file(f) for n, f in (without or {}).items()}
+            ),
         )
 
 

@@ -1,7 +1,7 @@
-"""Samples of prompts, drawn by an engine and kept in part files as they come."""
+"""Samples of prompts, drawn by an engine and kept in part files as they come; in shards, by several jobs."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,12 @@ class Prompt(NamedTuple):
     token_ids: list[int]
 
 
+def of_shard(prompts: list[Prompt], batch: int, shard: tuple[int, int]) -> list[Prompt]:
+    """The prompts of shard i of n: the batches i, i + n, i + 2n, … so that batches are what they were."""
+    number, count = shard
+    return [prompt for i, prompt in enumerate(prompts) if i // batch % count == number]
+
+
 def draw_samples(
     prompts: list[Prompt],
     seed: int,
@@ -25,8 +31,9 @@ def draw_samples(
     work: Path,
     header: dict,
     update: Callable[[int], None],
+    shards: Sequence[Path] = (),
 ) -> Iterator[dict]:
-    """Yield a sample a prompt, in the order of prompts, computing only what `work` does not hold yet.
+    """Yield a sample a prompt, in the order of prompts, computing only what is not there yet.
 
     The engine is opened when the first sample has to be computed.
 
@@ -36,6 +43,7 @@ def draw_samples(
         engine: its name; task: what it is opened for.
         work: folder of the part files; header: what they hang on (see `rac.artifacts.parts`).
         update: called with numbers of tokens as they are sampled.
+        shards: folders of part files that other jobs made of some of the prompts.
 
     Yields:
         rows {id, sample, seed, token_ids (sampled), finish_reason, seconds (of its group, shared evenly)}.
@@ -67,7 +75,7 @@ def draw_samples(
     waiting: dict[tuple[str, int], dict] = {}  # those whose turn has not come
     order = iter([(prompt.id, prompt.sample) for prompt in prompts])
     turn = next(order, None)
-    for part in parts(work, header, compute):
+    for part in parts(work, header, compute, shards):
         waiting |= {(row["id"], row["sample"]): row for row in part}
         while turn in waiting:
             yield waiting.pop(turn)

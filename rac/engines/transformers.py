@@ -4,6 +4,7 @@ Every sample draws from its own stream of uniform numbers, so its randomness doe
 shares its batch (its logits do, in the last bits). Finished samples leave the batch.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,17 +208,41 @@ def load(checkpoint: Path, dtype: str) -> PreTrainedModel:
 
 
 def open_engine(task: Task) -> Generate:
-    """Load a checkpoint; see `rac.engines`. A group is a chunk of `task.batch` samples."""
+    """Load a checkpoint; see `rac.engines`. A group is a chunk of `task.batch` samples.
+
+    Where a GPU has no memory for a chunk, it and those after it are generated in halves, and standard error
+    says so: the last digits of logits hang on what shares a batch.
+    """
     model = load(task.checkpoint, task.dtype)
     stop = checkpoints.stop_tokens(task.checkpoint)
+    together = task.batch
+
+    def of_chunk(prompts, seeds, progress):
+        nonlocal together
+        done: list[Completion] = []
+        while len(done) < len(prompts):
+            part = slice(len(done), len(done) + together)
+            try:
+                done += generate(
+                    *(model, stop, prompts[part], seeds[part]),
+                    *(task.sampling, task.max_new_tokens, progress),
+                )
+                continue
+            except torch.OutOfMemoryError as error:
+                if together == 1:
+                    raise RacError(f"memory is short for a single sample: {error}") from None
+                together = -(-together // 2)
+                line = " ".join(str(error).split())[:200]
+            print(
+                f"memory is short: {together} samples at once from now on ({line})", file=sys.stderr
+            )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return done
 
     def run(prompts, seeds, progress):
         for start in range(0, len(prompts), task.batch):
             chunk = slice(start, start + task.batch)
-            completions = generate(
-                *(model, stop, prompts[chunk], seeds[chunk]),
-                *(task.sampling, task.max_new_tokens, progress),
-            )
-            yield list(enumerate(completions, start))
+            yield list(enumerate(of_chunk(prompts[chunk], seeds[chunk], progress), start))
 
     return run

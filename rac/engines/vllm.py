@@ -17,6 +17,7 @@ from typing import Any
 from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
+from rac.models import weights
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where its errors can be met
@@ -53,6 +54,7 @@ def open_engine(task: Task) -> Generate:
             "vLLM is not installed (docs/engines.md): install it, or say 'engine: transformers' in the "
             "model's definition"
         )
+    weights.check(task.checkpoint)
     os.environ.update(ENVIRONMENT)  # before vLLM is imported
     _compile_nothing_on_a_cpu()
     request = requests(task)
@@ -88,7 +90,7 @@ def open_engine(task: Task) -> Generate:
         left = dict(enumerate(zip(prompts, seeds, strict=True)))
         while left:
             try:
-                for group in finished(engine, left, request, task.batch):
+                for group in finished(engine, left, request, task.batch, lambda: progress(0)):
                     for i, completion in group:
                         del left[i]
                         progress(len(completion.token_ids))
@@ -104,7 +106,11 @@ def open_engine(task: Task) -> Generate:
 
 
 def finished(
-    engine: Any, samples: Samples, request: Callable[[list[int], int], tuple[Any, Any]], batch: int
+    engine: Any,
+    samples: Samples,
+    request: Callable[[list[int], int], tuple[Any, Any]],
+    batch: int,
+    alive: Callable[[], Any],
 ) -> Iterator[list[tuple[int, Completion]]]:
     """Yield the completions of `samples` in the order in which they finish, those of a few seconds together.
 
@@ -113,6 +119,7 @@ def finished(
         samples: what to draw, begun in this order.
         request: what the engine takes for token ids and a seed: a prompt and its sampling parameters.
         batch: how many samples the engine may hold at once, in work or waiting for memory.
+        alive: called after each of the engine's steps.
     """
     waiting = iter(list(samples.items()))
     done: list[tuple[int, Completion]] = []
@@ -129,6 +136,7 @@ def finished(
                     answer = output.outputs[0]
                     completion = Completion(list(answer.token_ids), answer.finish_reason)
                     done.append((int(output.request_id), completion))
+            alive()
             if done and time.monotonic() - handed >= SECONDS:
                 yield done
                 done, handed = [], time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rac.artifacts import read_jsonl, write_json, write_jsonl
+from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, load_task
@@ -16,6 +16,7 @@ from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, majority, ratio
 from rac.evaluate.thoughts import answer_part
+from rac.provenance import hashes, provenance
 
 RUN, TAIL = 8, 192  # tokens
 
@@ -49,7 +50,19 @@ def score(
         rows, aggregates = _likelihoods(task, asked, answers, generations)
         summary = summarise_likelihoods(rows)
     write_jsonl(scores, rows)
-    write_json(metrics, summary | {"lm_eval": _averages(aggregates)})
+    write_json(
+        metrics,
+        summary
+        | {"lm_eval": _averages(aggregates)}
+        | hashes(scores.parent, scores.name)
+        | provenance(
+            "score",
+            eval=evaluation.model_dump(mode="json"),
+            dataset=sha256_file(data),
+            requests=sha256_file(requests),
+            generations=sha256_file(generations),
+        ),
+    )
 
 
 def _sampled(

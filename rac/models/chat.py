@@ -35,8 +35,6 @@ def render(
     Raises:
         RacError: the template refuses the messages.
     """
-    from jinja2.exceptions import TemplateError
-
     if chat["system"] is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": chat["system"]}, *messages]
     prefilled = messages[-1]["role"] == "assistant"
@@ -49,7 +47,9 @@ def render(
             continue_final_message=prefilled,
             **switch,
         )
-    except TemplateError as error:
+    except (
+        Exception
+    ) as error:  # a template is a program, run in jinja's sandbox: it may fail in any way
         line = " ".join(str(error).split())[:200]
         raise RacError(f"the chat template of {tokenizer.name_or_path} refuses: {line}") from None
     return str(prompt)

@@ -42,7 +42,7 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
     """The causal language model in `folder`, in evaluation mode, on the CPU or the first GPU.
 
     Raises:
-        RacError: no such folder, or weights that are cut, foreign or do not fit config.json.
+        RacError: no such folder, or weights that are changed, cut, foreign or do not fit config.json.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -50,9 +50,12 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from rac.models import weights
+
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise RacError(f"{folder} is not a Hugging Face folder: config.json is missing")
+    weights.check(folder)
     logging.disable_progress_bar()
     quantized = {}
     if "quantization_config" in read_json(folder / "config.json"):  # multiplied as dense numbers

@@ -4,12 +4,13 @@ import shutil
 from pathlib import Path
 
 from rac import hub
-from rac.artifacts import atomic_folder, provenance, write_json
+from rac.artifacts import atomic_folder, write_json
 from rac.config import Model
 from rac.errors import RacError
 from rac.models import weights
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
+from rac.provenance import hashes, provenance
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "README.md")
 RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
@@ -50,7 +51,7 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
             folder / "model.json",
             record
             | {"chat": {"system": model.system, "thinking": model.thinking}}
-            | provenance(definition=model.model_dump(mode="json")),
+            | provenance("model", definition=model.model_dump(mode="json")),
         )
 
 
@@ -61,8 +62,10 @@ def _record(folder: Path, dtype: str) -> dict:
 
     load_tokenizer(folder)  # what is wrong with it is said here, not hours later
     stop_tokens(folder)
+    of_files = hashes(folder)
     return {
-        "weights_sha256": weights.sha256(folder),
+        "weights_sha256": weights.identity(folder, of_files["sha256"]),
         "linear_groups": groups(skeleton(folder, dtype)),
         **weights.size(folder),
+        **of_files,
     }

@@ -1,6 +1,6 @@
 """Tensors of a Hugging Face folder, one at a time, without the seconds of transformers' import."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -90,9 +90,30 @@ def rewrite(
         spool.unlink()
 
 
-def sha256(folder: Path) -> str:
-    """The identity of a model: SHA-256 over its weight files, as in model.json."""
-    return sha256_json({file.name: sha256_file(file) for file in files(folder)})
+def identity(folder: Path, sha256: Mapping[str, str]) -> str:
+    """The identity of a model, given the SHA-256 of its files: theirs over those of the weights."""
+    return sha256_json({file.name: sha256[file.name] for file in files(folder)})
+
+
+def check(folder: Path) -> None:
+    """Refuse weights that are not those that model.json or compression.json was written with.
+
+    A folder that no stage made has neither, and is taken as it is.
+
+    Raises:
+        RacError: a file is missing or changed; names it.
+    """
+    records = (Path(folder) / name for name in ("compression.json", "model.json"))
+    record = next((file for file in records if file.exists()), None)
+    if record is None:
+        return
+    hashes = read_json(record).get("sha256", {})
+    for file in files(folder):
+        if sha256_file(file) != hashes.get(file.name):
+            raise RacError(
+                f"{file} is not the file that its {record.name} was written for; "
+                f"delete {folder} to have it made again"
+            )
 
 
 def size(folder: Path) -> dict:

@@ -5,9 +5,10 @@ from pathlib import Path
 from rac.artifacts import read_json, read_jsonl
 from rac.evaluate.thoughts import CLOSE
 
-PROBLEMS = 5  # of an eval whose answers are shown, in the eval's order
+PROBLEMS = 20  # of an eval whose answers are shown, in the eval's order
 PARTS = ("text", "prompt", "decode")
 CHARACTERS = 12_000  # of a thought or answer that are shown
+TOGETHER = 1_200_000  # characters of all of them on a page
 
 
 def there(path: str | None, missing: list[str]) -> bool:
@@ -69,16 +70,29 @@ def _answer(cell: dict, row: dict | None) -> dict:
         "verdict": verdict,
         "reason": row["reason"],
         "tokens": row["tokens"],
-        "thought": _cut(thought.strip()),
-        "answer": _cut(answer.strip()),
+        "thought": thought.strip(),
+        "answer": answer.strip(),
     }
 
 
-def _cut(text: str) -> str:
+def shorten(problems: list[dict]) -> None:
+    """Cut the middle of long thoughts and answers, in place, so that a page with all of them stays light.
+
+    Args:
+        problems: of `side_by_side`, of all evals of the page.
+    """
+    cells = [cell for problem in problems for cell in problem["cells"] if cell["verdict"]]
+    longest = min(CHARACTERS, TOGETHER // max(len(cells), 1))
+    for cell in cells:
+        for key in ("thought", "answer"):
+            cell[key] = _cut(cell[key], longest)
+
+
+def _cut(text: str, longest: int) -> str:
     """A long text without its middle."""
-    if len(text) <= CHARACTERS:
+    if len(text) <= longest:
         return text
-    half = CHARACTERS // 2
+    half = longest // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
 
 

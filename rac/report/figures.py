@@ -1,7 +1,8 @@
-"""Figures of a run: a tidy data frame in, a matplotlib figure out.
+"""Figures of a summary's columns: a tidy data frame in, a matplotlib figure with its tips out.
 
 A calibration has one colour and one marker everywhere (Okabe and Ito's palette, which the
-colour-blind tell apart). What is drawn is what the frame holds, in its units.
+colour-blind tell apart). What is drawn is what the frame holds, in its units; a cell of the run that
+has no number is marked × at the edge.
 """
 
 from typing import Any
@@ -12,14 +13,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rac.report import tidy
-from rac.report.style import INK, RC, SIZE, Style, legend, log_axis, percent_tick, points_tick
+from rac.report.style import (
+    INK,
+    RC,
+    SIZE,
+    Picture,
+    Style,
+    legend,
+    log_axis,
+    percent_tick,
+    points_tick,
+    series,
+    spoken,
+)
 
 LINES = ("-", "--", ":", "-.")
-BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
 
 
-def _called(calibration: Any) -> str:
+def called(calibration: Any) -> str:
+    """A calibration's name in a key."""
     return "uncalibrated" if calibration == "none" else str(calibration)
+
+
+def texts(points: pd.DataFrame, value: str, share: bool) -> list[str]:
+    """What each point says when one looks closer."""
+    return [
+        f"{called(row['calibration'])}, {row['variant']}: "
+        + spoken(row[value], share, row[f"{value}_low"], row[f"{value}_high"])
+        for row in points.to_dict("records")
+    ]
 
 
 def against_sparsity(
@@ -30,7 +52,7 @@ def against_sparsity(
     share: bool = False,
     log: bool = False,
     zero: bool = True,
-) -> Figure:
+) -> Picture:
     """`value` against sparsity, a line a (variant, calibration), with 95 % intervals; dense a band.
 
     Args:
@@ -42,7 +64,7 @@ def against_sparsity(
         log: a logarithmic axis, if all values are above zero.
         zero: the axis starts at zero.
     """
-    points = tidy.lines(frame)
+    points, tips = tidy.lines(frame), dict[str, list[str]]()
     with rc_context(RC):
         figure = Figure(figsize=SIZE)
         axes = figure.add_subplot()
@@ -50,17 +72,18 @@ def against_sparsity(
         _dense_band(axes, frame, value, vertical=False)
         for (family, calibration), line in points.groupby(["family", "calibration"], sort=False):
             line = line.sort_values("sparsity_asked", kind="stable")
-            axes.errorbar(
-                line["sparsity_asked"],
-                line[value],
-                yerr=_bars(line, value),
-                label=_called(calibration),
+            series(
+                *(axes, tips, texts(line, value, share), line["sparsity_asked"], line[value]),
+                yerr=bars(line, value),
+                label=called(calibration),
                 color=style[calibration].colour,
                 marker=style[calibration].marker,
-                linestyle=_line_kind(axes, families, family),
-                **BARS,
+                linestyle=line_kind(axes, families, family),
             )
-        if log and (points[value] > 0).all():
+            _missing(axes, line[line[value].isna()], style[calibration])
+            if f"paper_{value}" in line:
+                _printed(axes, tips, line, f"paper_{value}", style[calibration])
+        if log and not (points[value] <= 0).any():
             log_axis(axes, "y")
         elif share:
             axes.set_ylim(-0.03, 1.03)
@@ -73,12 +96,12 @@ def against_sparsity(
         axes.set_xlabel("sparsity (share of zeros)")
         axes.set_ylabel(label)
         legend(axes)
-        return figure
+        return Picture(figure, tips)
 
 
 def dots(
     frame: pd.DataFrame, value: str, label: str, style: dict[str, Style], share: bool = False
-) -> Figure:
+) -> Picture:
     """`value` of the cells on no line, a row a variant, with 95 % intervals; dense a band.
 
     Args:
@@ -88,23 +111,29 @@ def dots(
         style: of `styles`.
         share: the value is a share, shown in %.
     """
-    points = frame[~tidy.sweeps(frame) & (frame["variant"] != "dense")]
+    points, tips = (
+        frame[~tidy.sweeps(frame) & (frame["variant"] != "dense")],
+        dict[str, list[str]](),
+    )
     with rc_context(RC):
         figure = Figure(figsize=(SIZE[0], max(1.6, 0.24 * len(points) + 1.1)))
         axes = figure.add_subplot()
         _dense_band(axes, frame, value, vertical=True)
         rows = _rows(axes, points, "calibration")
         for calibration, group in points.groupby("calibration", sort=False):
-            axes.errorbar(
-                group[value],
-                [rows[key] for key in zip(group["variant"], group["calibration"], strict=True)],
-                xerr=_bars(group, value),
-                label=_called(calibration),
+            heights = [
+                rows[key] for key in zip(group["variant"], group["calibration"], strict=True)
+            ]
+            series(
+                *(axes, tips, texts(group, value, share), group[value], heights),
+                xerr=bars(group, value),
+                label=called(calibration),
                 color=style[calibration].colour,
                 marker=style[calibration].marker,
                 linestyle="none",
-                **BARS,
             )
+            lost = [y for y, gone in zip(heights, group[value].isna(), strict=True) if gone]
+            _crosses(axes, [0.02] * len(lost), lost, style[calibration], "y")
         if share:
             axes.set_xlim(-0.03, 1.03)
             axes.xaxis.set_major_formatter(percent_tick)
@@ -112,31 +141,81 @@ def dots(
             axes.set_xlim(left=0)
         axes.set_xlabel(label)
         legend(axes)
-        return figure
+        return Picture(figure, tips)
 
 
-def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
+def calibrations(
+    frame: pd.DataFrame,
+    dense: pd.DataFrame,
+    value: str,
+    label: str,
+    style: dict[str, Style],
+    share: bool = False,
+) -> Picture:
+    """`value` of one variant, a row a calibration, with 95 % intervals; dense a band.
+
+    Args:
+        frame: of `tidy.measured`, of one variant.
+        dense: the same of the dense model; it may be empty.
+        value: the column to draw.
+        label: of the horizontal axis.
+        style: of `styles`.
+        share: the value is a share, shown in %.
+    """
+    tips: dict[str, list[str]] = {}
+    with rc_context(RC):
+        figure = Figure(figsize=(SIZE[0], max(1.6, 0.24 * len(frame) + 0.9)))
+        axes = figure.add_subplot()
+        _dense_band(axes, dense, value, vertical=True)
+        for i, calibration in enumerate(frame["calibration"]):
+            point = frame.iloc[[i]]
+            series(
+                *(axes, tips, texts(point, value, share), point[value], [-i]),
+                xerr=bars(point, value),
+                color=style[calibration].colour,
+                marker=style[calibration].marker,
+                linestyle="none",
+            )
+            lost = [-i] if point[value].isna().any() else []
+            _crosses(axes, [0.02] * len(lost), lost, style[calibration], "y")
+        axes.set_yticks([-i for i in range(len(frame))], frame["calibration"])
+        axes.set_ylim(-len(frame) + 0.4, 0.6)
+        axes.grid(False, axis="y")
+        if share:
+            axes.set_xlim(-0.03, 1.03)
+            axes.xaxis.set_major_formatter(percent_tick)
+        axes.set_xlabel(label)
+        legend(axes)
+        return Picture(figure, tips)
+
+
+def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
     """Paired differences of accuracy to each baseline, a row a variant, with 95 % intervals.
 
     Args:
         frame: of `tidy.against`, of one (model, eval).
         style: of `styles`.
     """
+    tips: dict[str, list[str]] = {}
     with rc_context(RC):
         figure = Figure(figsize=(SIZE[0], max(1.6, 0.2 * len(frame) + 1.1)))
         axes = figure.add_subplot()
         rows = _rows(axes, frame, "baseline")
         axes.axvline(0, color=INK, linewidth=1)
         for baseline, group in frame.groupby("baseline", sort=False):
-            axes.errorbar(
-                group["difference"],
-                [rows[key] for key in zip(group["variant"], group["baseline"], strict=True)],
+            heights = [rows[key] for key in zip(group["variant"], group["baseline"], strict=True)]
+            said = [
+                f"{row['variant']}, {row['calibration']} − {row['baseline']}: "
+                + spoken(row["difference"], True, row["low"], row["high"])
+                for row in group.to_dict("records")
+            ]
+            series(
+                *(axes, tips, said, group["difference"], heights),
                 xerr=[group["difference"] - group["low"], group["high"] - group["difference"]],
                 label=f"{group['calibration'].iloc[0]} − {baseline}",
                 color=style[baseline].colour,
                 marker=style[baseline].marker,
                 linestyle="none",
-                **BARS,
             )
         ends = frame[["difference", "low", "high"]]
         left, right = 1.05 * ends.min().min(), 1.05 * ends.max().max()
@@ -145,114 +224,50 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
         axes.xaxis.set_major_formatter(points_tick)
         axes.set_xlabel("difference in accuracy, percentage points")
         legend(axes)
-        return figure
+        return Picture(figure, tips)
 
 
-def per_layer(frame: pd.DataFrame, value: str, label: str, style: dict[str, Style]) -> Figure:
-    """A layer's relative error against its place in the model, a series a calibration.
-
-    Args:
-        frame: of `tidy.layers`.
-        value: error_decode or error_prompt.
-        label: of the vertical axis.
-        style: of `styles`.
-    """
-    with rc_context(RC):
-        figure = Figure(figsize=SIZE)
-        axes = figure.add_subplot()
-        for calibration, group in frame.groupby("calibration", sort=False):
-            axes.plot(
-                group["layer"],
-                group[value],
-                label=calibration,
-                color=style[calibration].colour,
-                marker=style[calibration].marker,
-                markersize=4,
-                linewidth=0.6,
-                alpha=0.9,
-            )
-        if (frame[value] > 0).all():
-            log_axis(axes, "y")
-        starts = frame.groupby("block")["layer"].min()
-        for start in starts.iloc[1:]:
-            axes.axvline(start - 0.5, color="#c9ced6", linewidth=0.7)
-        shown = starts.iloc[:: max(1, -(-len(starts) // 10))]
-        middle = (starts.diff().iloc[1:].min() - 1) / 2 if len(starts) > 1 else 0
-        axes.set_xticks(shown + middle, [str(block) for block in shown.index])
-        axes.tick_params(axis="x", length=0)
-        axes.grid(False, axis="x")
-        axes.set_xlabel("decoder block (a point is a linear layer)")
-        axes.set_ylabel(label)
-        legend(axes)
-        return figure
-
-
-def price(frame: pd.DataFrame, style: dict[str, Style]) -> Figure:
-    """Loss on held-out thoughts against loss on held-out text; lines join sparsities.
-
-    Args:
-        frame: of `tidy.losses`.
-        style: of `styles`.
-    """
-    with rc_context(RC):
-        figure = Figure(figsize=SIZE)
-        axes = figure.add_subplot()
-        points = tidy.lines(frame)
-        families = list(dict.fromkeys(points["family"]))
-        for (family, calibration), line in points.groupby(["family", "calibration"], sort=False):
-            line = line.sort_values("sparsity_asked", kind="stable")
-            kind = _line_kind(axes, families, family)
-            _losses(axes, line, style[calibration], _called(calibration), kind)
-            axes.annotate(
-                f"{line['sparsity_asked'].iloc[-1]:.0%}",
-                (line["loss_text"].iloc[-1], line["loss_thoughts"].iloc[-1]),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=8,
-                color=style[calibration].colour,
-            )
-        named = set(points["calibration"])
-        others = frame[~tidy.sweeps(frame) & (frame["variant"] != "dense")]
-        for calibration, group in others.groupby("calibration", sort=False):
-            name = _called(calibration)
-            _losses(axes, group, style[calibration], None if calibration in named else name, "none")
-        for _, dense in frame[frame["variant"] == "dense"].iterrows():
-            axes.plot(dense["loss_text"], dense["loss_thoughts"], "k*", markersize=9, label="dense")
-        for axis, column in (("x", "loss_text"), ("y", "loss_thoughts")):
-            if frame[column].min() > 0 and frame[column].max() > 10 * frame[column].min():
-                log_axis(axes, axis)
-        axes.set_xlabel("loss on text (nats a token)")
-        axes.set_ylabel("loss on thoughts (nats a token)")
-        legend(axes)
-        return figure
-
-
-def _losses(
-    axes: Axes, line: pd.DataFrame, style: Style, label: str | None, linestyle: str
-) -> None:
-    axes.errorbar(
-        line["loss_text"],
-        line["loss_thoughts"],
-        xerr=_bars(line, "loss_text"),
-        yerr=_bars(line, "loss_thoughts"),
-        label=label,
-        color=style.colour,
-        marker=style.marker,
-        markerfacecolor="white" if linestyle == "none" else style.colour,
-        linestyle=linestyle,
-        **BARS,
-    )
-
-
-def _bars(points: pd.DataFrame, value: str) -> list[pd.Series] | None:
+def bars(points: pd.DataFrame, value: str) -> list[pd.Series] | None:
+    """Lengths of the error bars below and above; None where there are none."""
     if points[f"{value}_low"].isna().all():
         return None
     return [points[value] - points[f"{value}_low"], points[f"{value}_high"] - points[value]]
 
 
+def _missing(axes: Axes, line: pd.DataFrame, style: Style) -> None:
+    """The cells of a line that have no number, at the foot of the axes."""
+    _crosses(axes, line["sparsity_asked"], [0.03] * len(line), style, "x")
+
+
+def _crosses(axes: Axes, x: Any, y: Any, style: Style, data: str) -> None:
+    """× where cells are missing; `data` is the axis whose coordinates are the data's."""
+    if len(x):
+        transform = axes.get_xaxis_transform() if data == "x" else axes.get_yaxis_transform()
+        look: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 7}
+        look["markeredgewidth"] = 2
+        axes.plot(x, y, color=style.colour, transform=transform, clip_on=False, **look)
+        axes.plot([], [], color=INK, label="missing", **look)
+
+
+def _printed(
+    axes: Axes, tips: dict[str, list[str]], line: pd.DataFrame, value: str, style: Style
+) -> None:
+    """The paper's printed numbers, as hollow markers."""
+    points = line.dropna(subset=value)
+    if len(points):
+        said = [
+            f"printed in the paper, {row['calibration']}, {row['variant']}: {spoken(row[value], True)}"
+            for row in points.to_dict("records")
+        ]
+        look: dict[str, Any] = {"color": style.colour, "marker": style.marker}
+        look |= {"markerfacecolor": "white", "linestyle": "none", "markersize": 6.5, "zorder": 3}
+        series(axes, tips, said, points["sparsity_asked"], points[value], **look)
+        axes.plot([], [], label="printed in the paper", **look | {"color": INK, "marker": "o"})
+
+
 def _dense_band(axes: Axes, frame: pd.DataFrame, value: str, vertical: bool) -> None:
     span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
-    for _, dense in frame[frame["variant"] == "dense"].iterrows():
+    for _, dense in frame[frame["variant"] == "dense"].dropna(subset=value).iterrows():
         if pd.notna(dense[f"{value}_low"]):
             span(dense[f"{value}_low"], dense[f"{value}_high"], color=INK, alpha=0.12, linewidth=0)
         line(dense[value], color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label="dense")
@@ -275,7 +290,7 @@ def _rows(axes: Axes, points: pd.DataFrame, series: str) -> dict[tuple[str, str]
     return heights
 
 
-def _line_kind(axes: Axes, families: list[str], family: Any) -> str:
+def line_kind(axes: Axes, families: list[str], family: Any) -> str:
     """The line style of a variant; a key explains it where there are several, colours being calibrations."""
     kind = LINES[families.index(family) % len(LINES)]
     if len(families) > 1 and family not in axes.get_legend_handles_labels()[1]:

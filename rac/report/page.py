@@ -1,6 +1,7 @@
 """Stage `report`: the run as one page that needs no network, and its figures as files."""
 
 import base64
+import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,20 +9,30 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+import yaml
 from markupsafe import Markup
 
 from rac.artifacts import atomic_folder, read_json, write_text
-from rac.report import answers, gallery, style, tidy
+from rac.report import answers, gallery, lengths, mechanism, money, outside, style, tidy, times
+
+ROWS = 60  # of a figure's table that the page shows
+SCRIPT = Path(__file__).with_name("page.js")
+LOOK = Path(__file__).with_name("page.css")
 
 
 def report(
     summary: Path,
     comparisons: Path,
+    budgets: Path,
     diagnostics: list[dict],
     generations: list[dict],
     sources: list[dict],
+    overlaps: list[dict],
+    config: dict,
     provenance: dict,
     output: Path,
+    stages: list[dict] | None = None,
+    lacking: list[dict] | None = None,
 ) -> None:
     """Write the page, and `figures/` beside it: each figure as SVG and PDF with its data as CSV.
 
@@ -30,48 +41,56 @@ def report(
     Args:
         summary: summary.csv.
         comparisons: comparisons.csv.
-        diagnostics: dicts of "model", "calibration", "variant" and "path" of diagnostics.json.
+        budgets: budgets.csv.
+        diagnostics: dicts of "model", "calibration", "variant", "path" of diagnostics.json and "tokens",
+            the path of the errors by token.
         generations: dicts of "model", "calibration", "variant", "eval" and the paths "generations"
             and "scores"; with "requests" (requests.jsonl.zst) and "problems" (the eval's
             data.jsonl) the page shows prompt tokens and problems too.
         sources: dicts of "model", "source" and "index", the path of its Hessians' index.json.
+        overlaps: dicts of "model", "variant" and "path" of a CSV of `rac.overlaps`.
+        config: the definitions that the run hangs on, as JSON.
         provenance: what made the page, shown as it is: nested dicts of values.
         output: report.html.
+        stages: of `times.stage_times`.
+        lacking: of `preview.lacking`: cells that failed or were not computed yet.
 
     Raises:
         RacError: a file is damaged.
     """
-    rows, compared = tidy.read(summary), tidy.read(comparisons)
+    rows, compared, cut = tidy.read(summary), tidy.read(comparisons), tidy.read(budgets)
+    rows = rows.assign(kind=money.kinds(rows), missing=tidy.absent(rows))
     styles = style.styles(rows["calibration"])
     missing: list[str] = []
-    errors = [
-        cell | {"layers": read_json(cell["path"])["layers"]}
-        for cell in diagnostics
-        if answers.there(cell["path"], missing)
-    ]
     evals = [
-        _eval(group, compared, generations, missing)
+        _eval(group, compared, cut, generations, missing)
         for _, group in rows[rows["eval"] != ""].groupby(["model", "eval"], sort=False)
     ]
+    answers.shorten([problem for this in evals for problem in this["problems"]])
     drawn = [
-        one for this in evals for one in gallery.of_eval(this["rows"], this["differences"], styles)
+        one
+        for this in evals
+        for one in gallery.of_eval(
+            this["rows"], this["differences"], this["samples"], this["budgets"], styles
+        )
     ]
     first = tidy.subject(list(rows["calibration"]))
-    found = [this["differences"] for this in evals]
-    of_first = [frame[frame["calibration"] == first] for frame in found]
+    of_first = [this["differences"] for this in evals]
+    of_first = [frame[frame["calibration"] == first] for frame in of_first]
     lowest = []
-    for model, group in rows.groupby("model", sort=False):
-        once = group.drop_duplicates(["calibration", "variant"])
-        variant = tidy.shown_variant(once)
-        frame = tidy.layers([cell for cell in errors if cell["model"] == model], variant or "")
-        drawn += gallery.of_model(once, frame, variant or "", styles)
-        lowest += [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
-    svgs = {one.name: style.svg(one.figure) for one in drawn}
+    for _, group in rows.groupby("model", sort=False):
+        of_model, best = _model(group, diagnostics, overlaps, config, missing, styles)
+        drawn += of_model
+        lowest += best
+    tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
+    drawn += gallery.of_tokens(tokens)
+    rendered = style.rendered([one.picture.figure for one in drawn])
     pictures: dict[str, list[dict]] = {}
-    for one in drawn:
-        text = style.inline(svgs[one.name], one.name, one.description)
-        picture = {"svg": Markup(text), "caption": one.caption}
+    for i, (one, (text, _)) in enumerate(zip(drawn, rendered, strict=True)):
+        text = style.inline(text, f"f{i}", one.description, one.picture.tips)
+        picture = {"svg": Markup(text), "caption": one.caption, "table": _table(one)}
         pictures.setdefault(one.topic, []).append(picture)
+    script = SCRIPT.read_text(encoding="utf-8")
     page = (
         environment()
         .get_template("page.html")
@@ -83,47 +102,97 @@ def report(
             pictures=pictures,
             lowest=lowest,
             style=styles,
-            tokens=answers.source_tokens(sources, missing)
-            + answers.eval_tokens(generations, missing),
+            tokens=tokens,
+            speeds=money.measured_speed(rows),
             runtimes=rows[rows["speedup_1"].notna() | rows["speedup_batch"].notna()].to_dict(
                 "records"
             ),
             missing=missing,
+            lacking=lacking or [],
             identity=rows[["config_sha256", "code_version"]].drop_duplicates().to_dict("records"),
             provenance=list(_flat(provenance)),
-            downloads={path.name: _data(path) for path in (summary, comparisons)},
+            config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
+            seeds=list(_seeds(config)),
+            stages=stages or [],
+            machines=times.machines(generations),
+            look=Markup(LOOK.read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            downloads={path.name: _data(path) for path in (summary, comparisons, budgets)},
         )
     )
     with atomic_folder(output.parent / "figures") as folder:
-        for one in drawn:
-            style.save(one.figure, svgs[one.name], one.frame, folder, one.name)
+        for one, (text, pdf) in zip(drawn, rendered, strict=True):
+            style.save(text, pdf, one.frame, folder, one.name)
     write_text(output, page)
 
 
 def _eval(
-    rows: pd.DataFrame, compared: pd.DataFrame, generations: list[dict], missing: list[str]
+    rows: pd.DataFrame,
+    compared: pd.DataFrame,
+    budgets: pd.DataFrame,
+    generations: list[dict],
+    missing: list[str],
 ) -> dict[str, Any]:
     """What the page says of one (model, eval)."""
     model, name = rows[["model", "eval"]].iloc[0]
     variant = tidy.shown_variant(rows)
     first = tidy.subject(list(rows["calibration"]))
-    of_eval = compared[(compared["model"] == model) & (compared["eval"] == name)]
+    of_eval, cut = (
+        frame[(frame["model"] == model) & (frame["eval"] == name)] for frame in (compared, budgets)
+    )
     differences = tidy.against(of_eval, first or "")
+    shown = ["dense", variant]
     cells = [
         cell
         for cell in generations
-        if (cell["model"], cell["eval"]) == (model, name) and cell["variant"] in ("dense", variant)
+        if (cell["model"], cell["eval"]) == (model, name) and cell["variant"] in shown
     ]
     return {
         "model": model,
         "eval": name,
         "rows": rows,
         "variant": variant,
-        "shown": rows[rows["variant"].isin(["dense", variant])].to_dict("records"),
+        "shown": rows[rows["variant"].isin(shown)].to_dict("records"),
         "differences": differences,
         "compared": differences.to_dict("records"),
+        "samples": lengths.lengths(cells, missing),
+        "budgets": cut[cut["variant"].isin(shown)],
         "problems": answers.side_by_side(cells, missing),
     }
+
+
+def _model(
+    rows: pd.DataFrame,
+    diagnostics: list[dict],
+    overlaps: list[dict],
+    config: dict,
+    missing: list[str],
+    styles: dict[str, style.Style],
+) -> tuple[list[gallery.Drawn], list[dict]]:
+    """The figures of one model's held-out data, and in how many layers each calibration is best."""
+    model = rows["model"].iloc[0]
+    once = rows.drop_duplicates(["calibration", "variant"])
+    variant = tidy.shown_variant(once) or ""
+    here = [cell for cell in diagnostics if (cell["model"], cell["variant"]) == (model, variant)]
+    errors = [
+        cell | {"layers": read_json(cell["path"])["layers"]}
+        for cell in here
+        if answers.there(cell["path"], missing)
+    ]
+    frame = tidy.layers(errors, variant)
+    by_token = [cell for cell in here if answers.there(cell["tokens"], missing)]
+    alike = {
+        one["variant"]: tidy.read(one["path"])
+        for one in overlaps
+        if one["model"] == model and answers.there(one["path"], missing)
+    }
+    mixed = outside.mixtures(config, tidy.losses(once))
+    drawn = gallery.of_model(
+        *(once, frame, variant, mechanism.tokens(by_token, variant), alike, mixed, styles)
+    )
+    best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
+    return list(drawn), best
 
 
 def environment() -> jinja2.Environment:
@@ -155,12 +224,40 @@ def _format(form: str, value: Any, scale: float = 1) -> str:
     return form.format(float(value) * scale).replace("-", "−").replace("%", " %")
 
 
+def _table(drawn: gallery.Drawn) -> dict[str, Any]:
+    """The numbers behind a figure: heads and rows of text, and how many rows were left out."""
+    frame = drawn.frame if drawn.table is None else drawn.table
+    rows = [
+        [_cell(value) for value in row]
+        for row in frame.head(ROWS).itertuples(index=False, name=None)
+    ]
+    return {
+        "name": drawn.name,
+        "heads": [str(name).replace("_", " ") for name in frame.columns],
+        "rows": rows,
+        "left_out": max(len(frame) - ROWS, 0),
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or pd.isna(value):
+        return "–"
+    return str(value) if isinstance(value, bool | int) else f"{value:.4g}".replace("-", "−")
+
+
 def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _seeds(config: dict) -> Iterator[tuple[str, Any]]:
+    """Every seed of a configuration, by where it stands."""
+    return ((key, value) for key, value in _flat(config) if key.endswith("seed"))
 
 
 def _data(path: Path) -> str:

@@ -1,18 +1,25 @@
 """How figures look, and how they are written: the same figure gives the same bytes."""
 
+import functools
 import io
+import math
+import os
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from fontTools import subset
 from markupsafe import escape
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+FONT = "DejaVu Sans Latin"
 RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#8a8f98",
@@ -22,7 +29,7 @@ RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "font.size": 8.5,
     "grid.color": "#e3e6ea",
     "grid.linewidth": 0.7,
@@ -38,8 +45,34 @@ RC: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+TIPS = 800  # points of a figure that say what they are, at most
+PROCESSES = 8  # that draw, at most
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
+BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
+
+
+@functools.cache
+def font() -> tempfile.TemporaryDirectory:
+    """Make DejaVu's Latin letters and signs a font of its own, which goes into a PDF in milliseconds.
+
+    matplotlib cuts the whole font down for each PDF, tables for Arabic and all, which takes longer than the
+    drawing. Names in config.yaml are ASCII, so no other letters are needed.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="rac-font-")
+    options = subset.Options(layout_features=[], name_IDs=["*"])
+    options.drop_tables += ["FFTM"]
+    whole = subset.load_font(font_manager.findfont("DejaVu Sans"), options)
+    cut = subset.Subsetter(options)
+    cut.populate(unicodes=[*range(0x20, 0x250), *range(0x2010, 0x2300)])
+    cut.subset(whole)
+    for record in whole["name"].names:
+        if record.nameID in (1, 4, 16):
+            record.string = FONT
+    file = Path(folder.name) / "font.ttf"
+    subset.save_font(whole, file, options)
+    font_manager.fontManager.addfont(file)
+    return folder
 
 
 class Style(NamedTuple):
@@ -49,24 +82,32 @@ class Style(NamedTuple):
     marker: str
 
 
+class Picture(NamedTuple):
+    """A figure, and what the points of its series say when one looks closer."""
+
+    figure: Figure
+    tips: dict[str, list[str]]  # id of a series in the SVG → a text a point
+
+
 FIXED = {
     "none": Style("#6b7078", "X"),
     "c4": Style("#D55E00", "o"),
     "prompts": Style("#009E73", "s"),
     "rac": Style("#0072B2", "D"),
 }
-OTHERS = (
-    Style("#CC79A7", "^"),
-    Style("#E69F00", "v"),
-    Style("#56B4E9", "P"),
-    Style("#000000", "*"),
-    Style("#F0E442", "h"),
-)
+ROLES = {"web": "c4"}  # the paper's C4
+OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+MARKERS = ("^", "v", "P", "*", "h", "p", "<", ">", "d", "8")
 
 
 def percent_tick(share: float, _: Any) -> str:
     """A tick of a share."""
     return f"{round(100 * share, 6):g}%"
+
+
+def plain_tick(number: float, _: Any) -> str:
+    """A tick without powers of ten."""
+    return f"{number:g}"
 
 
 def points_tick(difference: float, _: Any) -> str:
@@ -75,9 +116,43 @@ def points_tick(difference: float, _: Any) -> str:
 
 
 def styles(calibrations: Iterable[str]) -> dict[str, Style]:
-    """A style for each calibration: fixed for the usual names, by first appearance for others."""
-    others = [name for name in dict.fromkeys(calibrations) if name not in FIXED]
-    return FIXED | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
+    """A style for each calibration: fixed for the usual names, by first appearance for others.
+
+    A name that ends like a usual one (math-rac) looks like it, if no other of the run does.
+    """
+    names = list(dict.fromkeys(calibrations))
+    found, others = dict(FIXED), 0
+    taken = {name for name in names if name in FIXED}
+    for name in names:
+        role = ROLES.get(name, name.rpartition("-")[2])
+        if name in FIXED:
+            continue
+        if role in FIXED and role not in taken:
+            found[name] = FIXED[role]
+            taken.add(role)
+        else:
+            found[name] = Style(OTHERS[others % len(OTHERS)], MARKERS[others % len(MARKERS)])
+            others += 1
+    return found
+
+
+def series(
+    axes: Axes, tips: dict[str, list[str]], texts: Iterable[str], x: Any, y: Any, **look: Any
+) -> None:
+    """Points with error bars, which say `texts` (one each) when one looks closer.
+
+    Args:
+        axes: to draw on.
+        tips: of the picture; the series is added.
+        texts: plain text.
+        x, y: coordinates; a point without one is not drawn.
+        look: of `Axes.errorbar`.
+    """
+    container = axes.errorbar(x, y, **BARS | look)
+    name = f"tip-{len(tips)}"
+    container.lines[0].set_gid(name)
+    shown = [pd.notna(a) and pd.notna(b) for a, b in zip(x, y, strict=True)]
+    tips[name] = [text for text, drawn in zip(texts, shown, strict=True) if drawn]
 
 
 def legend(axes: Axes) -> None:
@@ -110,31 +185,58 @@ def log_axis(axes: Axes, which: str) -> None:
     axis = getattr(axes, f"{which}axis")
     low, high = getattr(axes, f"get_{which}lim")()
     axis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 3, 5)))
-    axis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.set_major_formatter(plain_tick)
     axis.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: Figure) -> str:
     """A figure as SVG text; the same figure gives the same bytes."""
+    font()
     stream = io.StringIO()
     unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(RC):
         figure.savefig(stream, format="svg", metadata=unsaid)
-    return stream.getvalue()
+    text = re.sub(r"(?<=[ \"(,LMCQ-])(\d+\.\d\d)\d+(?=[ \"),\n])", r"\1", stream.getvalue())
+    text = text.replace(f"font-family: '{FONT}'", "font-family: 'DejaVu Sans', sans-serif")
+    text = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", text)
+    return re.sub(r"(<g clip-path=\"[^\"]*\")>(\s*(?:<use [^>]*/>\s*)+)</g>", _one_style, text)
 
 
-def inline(text: str, name: str, description: str) -> str:
+def _one_style(markers: re.Match) -> str:
+    """A group of markers with the style of all of them said once."""
+    opening, inner = markers.groups()
+    styles = set(re.findall(r' style="[^"]*"', inner))
+    if len(styles) != 1:
+        return markers[0]
+    style = styles.pop()
+    return f"{opening}{style}>{inner.replace(style, '')}</g>"
+
+
+def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -> str:
     """An SVG file's text to stand in a page: ids of its own, a description, and the page's width.
 
     Args:
         text: of `svg`.
         name: unique in the page, of letters, digits, '.', '_' and '-'.
         description: what a screen reader says; plain text.
+        tips: of the picture: `data-tip` of the points of its series, if they are not too many.
     """
     text = text[text.index("<svg") :]
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
+    text = re.sub(r">\s+<", "><", text)
+    for series, texts in tips.items() if sum(map(len, tips.values())) <= TIPS else ():
+        text = _with_tips(text, series, texts)
+    text = re.sub(r'style="[^"]*"', lambda one: re.sub(r"([:;]) ", r"\1", one[0]), text)
+    text = re.sub(r";stroke-line(cap|join):\w+", "", text)  # page.css says how lines end
+    text = re.sub(
+        r' d="[^"]*"', lambda one: re.sub(r" ?\s?([A-Z]) ?|\s+(?=\")", r"\1", one[0]), text
+    )
+    text = re.sub(r"<g>(<(?:path|text|use) [^>]*(?:/>|>[^<]*</text>))</g>", r"\1", text)
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    text = re.sub(r' id="([^"]+)"', lambda one: one[0] if one[1] in used else "", text)
+    text = re.sub(r' id="', f' id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None
     opening = (
@@ -144,11 +246,41 @@ def inline(text: str, name: str, description: str) -> str:
     return opening + text[text.index(">") + 1 :]
 
 
-def save(figure: Figure, drawn: str, frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write name.svg (the text `drawn` by `svg`), name.pdf and, with what they show, name.csv."""
-    (folder / f"{name}.svg").write_text(drawn, encoding="utf-8")
+def _with_tips(text: str, series: str, texts: list[str]) -> str:
+    """The SVG with `data-tip` on the markers of a series, which matplotlib draws in their order."""
+    before, found, after = text.partition(f'<g id="{series}">')
+    own, end, rest = after.partition('<g id="')
+    waiting = iter(texts)
+    own = re.sub(r"<use ", lambda use: f'<use data-tip="{escape(next(waiting))}" ', own)
+    assert next(waiting, None) is None, f"{series} draws fewer points than it has texts"
+    rest = rest.replace(f'<g id="{series}">', "<g>")  # its key
+    return before + found + own + end + rest
+
+
+def spoken(number: float, share: bool, low: float = math.nan, high: float = math.nan) -> str:
+    """A number as text, in % if it is a share, with its interval if it has one."""
+    form = "{:.1%}" if share else "{:,.4g}"
+    ends = f" [{form.format(low)}, {form.format(high)}]" if pd.notna(low) else ""
+    return (form.format(number) + ends).replace("-", "−").replace("%", " %")
+
+
+def rendered(figures: Sequence[Figure]) -> list[tuple[str, bytes]]:
+    """Each figure as SVG text and as PDF, several at a time: most of a page's time is spent here."""
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, PROCESSES)) as pool:
+        return list(pool.map(_render, figures, chunksize=4))
+
+
+def _render(figure: Figure) -> tuple[str, bytes]:
+    text, stream = svg(figure), io.BytesIO()
     figure.set_layout_engine("none")  # keep the places that drawing gave
     with rc_context(RC):
         unsaid = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-        figure.savefig(folder / f"{name}.pdf", metadata=unsaid)
+        figure.savefig(stream, format="pdf", metadata=unsaid)
+    return text, stream.getvalue()
+
+
+def save(text: str, pdf: bytes, frame: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write name.svg, name.pdf and, with what they show, name.csv."""
+    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    (folder / f"{name}.pdf").write_bytes(pdf)
     frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")

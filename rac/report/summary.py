@@ -161,7 +161,7 @@ def summarize(
 def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     """What a cell says in summary.csv; what was not measured is left out."""
     row = {key: cell[key] for key in COLUMNS if key in cell}
-    model = read_json(cell["model_json"])
+    model = read_json(cell["model_json"]) if cell["model_json"] else {"weights_sha256": None}
     row["dense_sha256"] = model["weights_sha256"]
     if cell["dense"]:
         row |= {key: model.get(key) for key in SIZES}

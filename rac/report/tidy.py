@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from rac.errors import RacError
+from rac.evaluate.statistics import half_width, share_interval
 
 TEXT = (
     "run",
@@ -16,12 +16,14 @@ TEXT = (
     "variant",
     "solver",
     "pattern",
+    "quantization",
     "eval",
     "baseline",
     "dense_sha256",
     "config_sha256",
     "code_version",
 )
+SHARES = ("finished", "looping", "majority")
 CELL = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
 
 
@@ -43,32 +45,66 @@ def read(file: Path) -> pd.DataFrame:
 
 
 def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    """The cells where `value` was measured, with its 95 % interval where it has a standard error.
+    """The cells where `value` was measured, with its 95 % interval where it has one, and missing cells.
 
     Args:
         rows: rows of the summary of one (model, eval).
         value: a column of it, or "unfinished" (1 − finished).
 
     Returns:
-        Columns of the cell, `value`, `{value}_low`, `{value}_high` (NaN without a standard error).
+        Columns of the cell, `value`, `{value}_low`, `{value}_high` (NaN without a standard error); all
+        three NaN where the cell is missing.
     """
     column = "finished" if value == "unfinished" else value
-    numbers = rows[column].astype(float)
-    frame = rows[CELL].assign(**{value: 1 - numbers if value == "unfinished" else numbers})
-    half: float | pd.Series = math.nan
-    if f"{column}_se" in rows:
-        over_problems = column in ("accuracy", "finished", "tokens_mean")
-        degrees = rows["problems"].astype(float) - 1 if over_problems else math.inf
-        half = stdtrit(degrees, 0.975) * rows[f"{column}_se"].astype(float)
-    frame = frame.assign(
-        **{f"{value}_low": frame[value] - half, f"{value}_high": frame[value] + half}
+    numbers, ends = rows[column].astype(float), intervals(rows, column)
+    if value == "unfinished":
+        numbers, ends = (
+            1 - numbers,
+            pd.DataFrame({"low": 1 - ends["high"], "high": 1 - ends["low"]}),
+        )
+    frame = rows[CELL].assign(
+        **{value: numbers, f"{value}_low": ends["low"], f"{value}_high": ends["high"]}
     )
-    return frame[frame[value].notna()].reset_index(drop=True)
+    return frame[frame[value].notna() | absent(rows)].reset_index(drop=True)
+
+
+def intervals(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The 95 % interval of a column in each row: `low` and `high`, NaN where it has none.
+
+    It is summary.csv's own where that has one; else Wilson's of a share, t over problems of tokens, and
+    ±1.96 standard errors of losses (docs/summary.md).
+    """
+    if f"{column}_low" in rows:
+        return pd.DataFrame({end: rows[f"{column}_{end}"].astype(float) for end in ("low", "high")})
+    if f"{column}_se" not in rows:
+        return pd.DataFrame(math.nan, rows.index, ["low", "high"])
+    numbers, errors = rows[column].astype(float), rows[f"{column}_se"].astype(float)
+    if column in SHARES:
+        problems = rows["problems"].fillna(0).astype(int)
+        ends = [
+            share_interval(share, se, count) if pd.notna(share) else (math.nan, math.nan)
+            for share, se, count in zip(numbers, errors, problems, strict=True)
+        ]
+        return pd.DataFrame(ends, rows.index, ["low", "high"], dtype=float)
+    half = 1.96 * errors
+    if column == "tokens_mean":
+        problems = rows["problems"].fillna(0).astype(int)
+        reach = [half_width(se, count) for se, count in zip(errors, problems, strict=True)]
+        half = pd.Series(reach, rows.index, dtype=float)
+    return pd.DataFrame({"low": numbers - half, "high": numbers + half})
+
+
+def absent(rows: pd.DataFrame) -> pd.Series:
+    """Whether a row's cell was to be evaluated and is not: it failed, or was not computed yet."""
+    if "eval" not in rows or "accuracy" not in rows:
+        return pd.Series(False, rows.index)
+    return (rows["eval"] != "") & rows["accuracy"].isna()
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:
     """The cells whose losses were measured, in nats a token, with their 95 % intervals."""
-    return measured(rows, "loss_text").merge(measured(rows, "loss_thoughts"), on=CELL)
+    both = measured(rows, "loss_text").merge(measured(rows, "loss_thoughts"), on=CELL)
+    return both.dropna(subset=["loss_text", "loss_thoughts"]).reset_index(drop=True)
 
 
 def lines(frame: pd.DataFrame) -> pd.DataFrame:

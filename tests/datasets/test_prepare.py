@@ -47,7 +47,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
     assert rows == [row | {"answer": str(row["answer"])} for row in ROWS]
     meta = read_json(tmp_path / "out" / "meta.json")
     assert (meta["rows"], meta["origin"]) == (6, str(tmp_path / name))
-    assert meta["sha256"] == sha256_file(tmp_path / "out" / "data.jsonl")
+    assert meta["sha256"] == {"data.jsonl": sha256_file(tmp_path / "out" / "data.jsonl")}
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -293,3 +293,25 @@ def test_chunks_follow_the_order_of_prompts_and_the_last_is_what_is_left(tiny_mo
 def test_what_does_not_fit_the_context_is_one_line(tiny_model):
     with pytest.raises(RacError, match=r"a prompt of 7 tokens .* 506 do not fit .* 512 tokens"):
         next(opened(tiny_model, 5, 506)(PROMPTS, SEEDS, lambda tokens: None))
+
+
+def test_a_chunk_that_memory_is_short_for_is_generated_in_halves(tiny_model, monkeypatch, capsys):
+    task = Task(tiny_model, "float32", SAMPLING, 6, 7, 5)
+    expected = list(engine.open_engine(task)(PROMPTS, SEEDS, lambda tokens: None))
+    sizes, limit = [], 2
+
+    def short(model, stop, prompts, *others):
+        sizes.append(len(prompts))
+        if len(prompts) > limit:
+            raise torch.OutOfMemoryError("no memory for this")
+        return generate(model, stop, prompts, *others)
+
+    monkeypatch.setattr(engine, "generate", short)
+    run = engine.open_engine(task)
+    assert list(run(PROMPTS, SEEDS, lambda tokens: None)) == expected
+    assert sizes == [5, 3, 2, 2, 1]
+    said = capsys.readouterr().err
+    assert "memory is short: 2 samples at once from now on (no memory for this)" in said
+    limit = 0
+    with pytest.raises(RacError, match="memory is short for a single sample"):
+        list(run(PROMPTS, SEEDS, lambda tokens: None))

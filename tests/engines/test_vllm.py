@@ -22,6 +22,7 @@ from rac.engines import vllm as engine
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS, problems
+from rac.provenance import hashes
 
 # Without vLLM: a stand-in for its engine
 
@@ -65,8 +66,10 @@ SAMPLES = {i: ([steps, 100 + i], i) for i, steps in enumerate([5, 1, 3, 2, 2, 4]
 ANSWERS = {i: Completion([*token_ids, seed], "stop") for i, (token_ids, seed) in SAMPLES.items()}
 
 
-def finished(stand_in, batch):
-    return engine.finished(stand_in, SAMPLES, lambda token_ids, seed: (token_ids, seed), batch)
+def finished(stand_in, batch, alive=lambda: None):
+    return engine.finished(
+        stand_in, SAMPLES, lambda token_ids, seed: (token_ids, seed), batch, alive
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 6, 100])
@@ -134,7 +137,7 @@ def answers():
         for group in engine.open_engine(TASK)(list(prompts), list(seeds), counts.append)
         for pair in group
     ]
-    assert len(flat) == len(SAMPLES) == len(counts)
+    assert len(flat) == len(SAMPLES) == sum(count > 0 for count in counts)  # 0: alive
     assert sum(counts) == sum(len(completion.token_ids) for _, completion in flat)
     return dict(flat)
 
@@ -345,7 +348,7 @@ def write_traces(output):
     data, folder = output.parent / "data.jsonl", output.parent / "model"
     if not folder.exists():
         shutil.copytree(WEIGHTS, folder)
-        write_json(folder / "model.json", {"weights_sha256": "0"})
+        write_json(folder / "model.json", {"weights_sha256": "0"} | hashes(folder))
     traces.write_traces(DEFINITION, "traces", MODEL, folder, data, "vllm", 1, "c", output)
     return read_jsonl(output)
 

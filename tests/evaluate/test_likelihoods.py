@@ -74,7 +74,7 @@ def evaluated(bench, folder, model, name):
     task, data = str(bench / f"{name}.yaml"), bench / "data.jsonl"
     files = [folder / file for file in ("requests.jsonl.zst", "generations.jsonl.zst")]
     build_requests(task, data, model, files[0])
-    write_likelihoods("float32", model, files[0], "c", files[1], folder / "generation.json")
+    write_likelihoods("float32", model, files[0], "c", files[1])
     evaluation = Eval(task=task, dataset="d")
     score(evaluation, data, *files, folder / "scores.jsonl.zst", folder / "metrics.json")
     rows = [read_jsonl(file) for file in (files[0], folder / "scores.jsonl.zst")]

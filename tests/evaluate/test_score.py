@@ -101,6 +101,8 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
         for doc_id in range(3)
         for sample, (correct, reason, finished) in enumerate(VERDICTS[doc_id])
     ]
+    assert metrics.pop("provenance")["inputs"]["eval"]["task"] == "word_problems"
+    assert metrics.pop("sha256").keys() == {"scores.jsonl.zst"}
     budgets = metrics.pop("budgets")
     assert [row["budget"] for row in budgets] == [12, 25, 50, 100]
     # Within 12 tokens one sample is right, within 25 two are; the third right one was cut at 100.

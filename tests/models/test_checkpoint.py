@@ -41,6 +41,8 @@ def test_a_whole_folder_is_loaded_to_be_evaluated(tiny_model, dtype):
 def test_cut_weights(folder, left):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:left])
+    assert "model.safetensors is not the file" in failing(checkpoint.load_model, folder, "float32")
+    (folder / "model.json").unlink()  # a folder that no stage made
     assert "cannot load" in failing(checkpoint.load_model, folder, "float32")
 
 

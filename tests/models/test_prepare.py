@@ -10,6 +10,7 @@ from rac.config import Model
 from rac.errors import RacError
 from rac.models import checkpoint, weights
 from rac.models.prepare import prepare_model
+from rac.provenance import hashes
 
 
 @pytest.fixture
@@ -30,7 +31,9 @@ def failing(model: Model, output) -> str:
 def test_the_embedded_reasoner(tmp_path):
     prepare_model(Model(embedded="reasoner", dtype="float32"), "r", tmp_path / "r")
     record = read_json(tmp_path / "r" / "model.json")
-    assert record["weights_sha256"] == weights.sha256(tmp_path / "r")
+    assert record["weights_sha256"] == weights.identity(
+        tmp_path / "r", hashes(tmp_path / "r")["sha256"]
+    )
     model = checkpoint.load_model(tmp_path / "r", "float32")
     assert record["linear_groups"] == linear.groups(model)
     assert record["parameters"] == model.num_parameters() >= record["nonzero_parameters"] > 0
@@ -46,7 +49,7 @@ def test_a_local_folder_is_linked_and_gets_records_of_its_own(source, tmp_path):
     prepare_model(Model(path=source, dtype="float32"), "m", tmp_path / "m")
     linked = tmp_path / "m" / "model.safetensors"
     assert linked.is_symlink() and linked.resolve() == (source / "model.safetensors").resolve()
-    assert checkpoint.identity(tmp_path / "m") == weights.sha256(source)
+    assert checkpoint.identity(tmp_path / "m") == weights.identity(source, hashes(source)["sha256"])
     assert not (tmp_path / "m" / "compression.json").exists()
     assert not (tmp_path / "m" / "notes.py").exists()
 

@@ -3,7 +3,7 @@ import torch
 
 from rac.artifacts import read_json
 from rac.errors import RacError
-from rac.models import weights
+from rac.models import checkpoint, weights
 
 
 @pytest.fixture
@@ -65,3 +65,18 @@ def test_missing_and_damaged_files_are_refused(sharded, tmp_path):
     file.unlink()
     with pytest.raises(RacError, match=f"{file.name} is missing"):
         weights.locate(sharded)
+
+
+def test_weights_that_changed_since_they_were_written_are_named(random_qwen2, save_model, tmp_path):
+    folder = save_model(random_qwen2(), tmp_path / "m")
+    weights.check(folder)
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RacError, match=r"model\.safetensors is not the file that its model\.json"):
+        weights.check(folder)
+    with pytest.raises(RacError, match=r"model\.safetensors is not the file"):
+        checkpoint.load_model(folder, "float32")
+    (folder / "model.json").unlink()
+    weights.check(folder)  # no stage's work

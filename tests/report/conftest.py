@@ -1,12 +1,16 @@
 """A run's artefacts, made up: what the stages before `summary` would have written."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rac.artifacts import write_json, write_jsonl
+from rac import overlaps
+from rac.artifacts import write_json, write_jsonl, write_text
 from rac.evaluate.score import summarise
+from rac.report.page import report
+from rac.report.summary import summarize
 
 DENSE = {"calibration": "none", "variant": "dense"}
 
@@ -40,6 +44,7 @@ def write_run(
     (thoughts, text), layers (a list of them), runtime.
     """
     run: dict[str, list] = {"cells": [], "diagnostics": [], "generations": [], "sources": []}
+    run["overlaps"] = []
     model_json = root / f"resources/models/{model}/model.json"
     sizes = {"parameters": 1000, "nonzero_parameters": 1000, "bytes_on_disk": 4000}
     write_json(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
@@ -52,6 +57,7 @@ def write_run(
     write_jsonl(
         requests, [{"doc_id": i, "id": f"p{i}", "token_ids": [1] * 10} for i in range(count)]
     )
+    overlapping: dict[str, list[str]] = {}
     for given in cells:
         folder = root / f"results/{model}/{given['calibration']}/{given['variant']}"
         compressed = given["variant"] != "dense"
@@ -127,7 +133,15 @@ def write_run(
                     },
                 },
             )
-            run["diagnostics"].append(names | {"path": str(paths["diagnostics"])})
+            tokens = folder / "diagnostics.tokens.jsonl.zst"
+            by_place = [[prompt] * 10 + [decode * (1 + i / 10) for i in range(20)]] * 3
+            rows = [{"prompt_length": 10, "errors": row} for row in by_place]
+            write_jsonl(tokens, rows if compressed else [])
+            run["diagnostics"].append(
+                names | {"path": str(paths["diagnostics"]), "tokens": str(tokens)}
+            )
+            if compressed:
+                overlapping.setdefault(given["variant"], []).append(given["calibration"])
         if "runtime" in given:
             write_json(paths["runtime"], given["runtime"])
         asked = {key: given[key] for key in ("solver", "pattern", "sparsity_asked")}
@@ -145,6 +159,15 @@ def write_run(
             | {"eval": name, "generations": str(generations), "scores": located["scores"]}
             | {"requests": str(requests), "problems": str(data)}
         )
+    for variant, calibrations in overlapping.items():
+        path = root / f"results/{model}/overlaps/{variant}.csv"
+        rows = [
+            f"{i},layers.{i}.q_proj,{i},q_proj,{other},{baseline},0.{4 + i},0.{6 + i}"
+            for baseline, other in itertools.combinations(calibrations, 2)
+            for i in range(2)
+        ]
+        write_text(path, "\n".join([",".join(overlaps.COLUMNS), *rows]) + "\n")
+        run["overlaps"].append({"model": model, "variant": variant, "path": str(path)})
     index = root / f"results/{model}/hessians/thoughts/index.json"
     write_json(
         index, {"kind": "traces", "parts": {"prompt": {"tokens": 250}, "decode": {"tokens": 750}}}
@@ -153,13 +176,25 @@ def write_run(
     return run
 
 
+def write_page(run, root, provenance=None, output=None, **more) -> Path:
+    """The table and then the page of a run of `write_run`."""
+    summary = root / "results/summary.csv"
+    beside = [summary.with_name(name) for name in ("comparisons.csv", "budgets.csv")]
+    summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
+    others = (run[key] for key in ("diagnostics", "generations", "sources", "overlaps"))
+    output = output or root / "results/report.html"
+    report(summary, *beside, *others, more.pop("config", {}), provenance or {}, output, **more)
+    return output
+
+
 @pytest.fixture(scope="session")
 def made():
-    """How to make artefacts: `made.dense`, `made.cell`, `made.run`."""
+    """How to make artefacts: `made.dense`, `made.cell`, `made.run`, `made.page`."""
 
     class Made:
         dense = staticmethod(dense)
         cell = staticmethod(cell)
         run = staticmethod(write_run)
+        page = staticmethod(write_page)
 
     return Made

@@ -26,10 +26,10 @@ def cells(value="accuracy"):
     )
 
 
-def drawn(figure):
-    """Label → (points, colour, ends of the error bars) of each series with error bars."""
+def drawn(picture):
+    """Label → (points, colour, ends of the error bars) of each series."""
     found = {}
-    for container in figure.axes[0].containers:
+    for container in picture.figure.axes[0].containers:
         line, _, bars = container.lines
         ends = [segment.tolist() for bar in bars for segment in bar.get_segments()]
         found[container.get_label()] = (line.get_xydata().tolist(), line.get_color(), ends)
@@ -62,7 +62,7 @@ def test_differences_are_drawn_with_their_intervals():
     (point,), _, (bar,) = series["rac − c4"]
     assert point[0] == 0.2
     assert [x for x, _ in bar] == pytest.approx([0.1, 0.4])
-    left, right = figure.axes[0].get_xlim()
+    left, right = figure.figure.axes[0].get_xlim()
     assert left < 0 < 0.4 < right
 
 
@@ -70,7 +70,60 @@ def test_a_calibration_looks_the_same_whatever_else_is_there():
     assert style.styles(["x", "rac"])["rac"] == style.styles(["rac", "c4"])["rac"]
     named = style.styles([f"other{i}" for i in range(7)])
     assert len({named[f"other{i}"] for i in range(5)}) == 5
-    assert named["other5"] == named["other0"]
+    assert len(set(named.values()) - set(style.FIXED.values())) == 7
+    assert named["other5"].colour == named["other0"].colour
+
+
+def test_the_papers_calibrations_look_like_the_demos():
+    named = style.styles(["web", "math-prompts", "math-rac"])
+    assert [named[name] for name in ("web", "math-prompts", "math-rac")] == [
+        style.FIXED[name] for name in ("c4", "prompts", "rac")
+    ]
+    both = style.styles(["rac", "math-rac", "code-rac"])
+    assert len({both[name] for name in ("rac", "math-rac", "code-rac")}) == 3
+
+
+def test_points_say_what_they_are():
+    picture = figures.against_sparsity(cells(), "accuracy", "accuracy", STYLE, share=True)
+    root = ElementTree.fromstring(style.inline(style.svg(picture.figure), "one", "", picture.tips))
+    tips = [found.get("data-tip") for found in root.iter() if found.get("data-tip")]
+    assert tips[:2] == ["c4, s-0.3: 70.0 % [65.0 %, 80.0 %]", "c4, s-0.6: 10.0 % [5.0 %, 20.0 %]"]
+    assert len(tips) == 4
+
+
+def test_hostile_names_in_tips_stay_text():
+    text = '<svg viewBox=\'0\'><g id="tip-0"><use x="1"/></g></svg>'.replace("'", '"')
+    said = '"><script>alert(1)</script>'
+    root = ElementTree.fromstring(style.inline(text, "one", "", {"tip-0": [said]}))
+    assert [found.get("data-tip") for found in root.iter() if found.get("data-tip")] == [said]
+
+
+def test_a_missing_cell_breaks_its_line_and_is_marked():
+    frame = cells()
+    frame.loc[frame["variant"] == "s-0.6", ["accuracy", "accuracy_low", "accuracy_high"]] = None
+    frame.loc[frame["variant"] == "s-2of4", ["accuracy", "accuracy_low", "accuracy_high"]] = None
+    picture = figures.against_sparsity(frame, "accuracy", "accuracy", STYLE, share=True)
+    axes = picture.figure.axes[0]
+    crosses = [line for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [line.get_xdata().tolist() for line in crosses] == [[0.6], [0.6]]
+    assert "missing" in axes.get_legend_handles_labels()[1]
+    assert [len(tips) for tips in picture.tips.values()] == [1, 1]
+    style.inline(style.svg(picture.figure), "one", "", picture.tips)
+    dots = figures.dots(frame, "accuracy", "accuracy", STYLE, share=True)
+    assert [len(tips) for tips in dots.tips.values()] == [0, 1]
+    style.inline(style.svg(dots.figure), "one", "", dots.tips)
+
+
+def test_printed_numbers_are_hollow():
+    frame = cells().assign(paper_accuracy=[None, None, 0.65, None, None, None, None])
+    picture = figures.against_sparsity(frame, "accuracy", "accuracy", STYLE, share=True)
+    hollow = [
+        line
+        for line in picture.figure.axes[0].lines
+        if line.get_markerfacecolor() == "white" and len(line.get_xdata())
+    ]
+    assert [line.get_xydata().tolist() for line in hollow] == [[[0.3, 0.65]]]
+    assert picture.tips["tip-1"] == ["printed in the paper, c4, s-0.3: 65.0 %"]
 
 
 @pytest.mark.parametrize(
@@ -81,14 +134,15 @@ def test_a_calibration_looks_the_same_whatever_else_is_there():
     ],
 )
 def test_the_same_figure_gives_the_same_bytes(draw):
-    assert style.svg(draw()) == style.svg(draw())
+    assert style.svg(draw().figure) == style.svg(draw().figure)
 
 
 def test_files_hold_the_figure_and_its_data(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        figure = figures.dots(cells(), "accuracy", "accuracy", STYLE)
-        style.save(figure, style.svg(figure), cells(), folder, "one")
+        figure = figures.dots(cells(), "accuracy", "accuracy", STYLE).figure
+        ((text, pdf),) = style.rendered([figure])
+        style.save(text, pdf, cells(), folder, "one")
     names = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert set(names) == {"one.svg", "one.pdf", "one.csv"}
     assert names["one.pdf"].startswith(b"%PDF")
@@ -101,8 +155,9 @@ def test_files_hold_the_figure_and_its_data(tmp_path):
 
 
 def test_figures_of_one_page_do_not_share_ids():
-    text = style.svg(figures.against_sparsity(cells(), "accuracy", "accuracy", STYLE))
-    first, second = (style.inline(text, name, 'say "<b>"') for name in ("one", "two"))
+    picture = figures.against_sparsity(cells(), "accuracy", "accuracy", STYLE)
+    text, said = style.svg(picture.figure), 'say "<b>"'
+    first, second = (style.inline(text, name, said, picture.tips) for name in ("one", "two"))
     ids = [set(re.findall(r'\bid="([^"]+)"', part)) for part in (first, second)]
     assert ids[0] and not ids[0] & ids[1]
     used = re.findall(r'(?:url\(|href=")#([^")]+)', first)

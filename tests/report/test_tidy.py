@@ -140,18 +140,39 @@ def test_the_variant_shown_has_most_calibrations_then_is_nearest_to_half():
     assert tidy.shown_variant(CELLS[:1]) is None
 
 
-def test_intervals_are_students_over_problems_and_normal_over_losses():
+def test_intervals_are_those_of_the_table_and_else_of_their_kind():
     frame = CELLS[:1].assign(
-        problems=4, finished=0.75, finished_se=0.1, loss_text=3.0, loss_text_se=0.1, layer_error=0.5
+        problems=4,
+        accuracy=0.5,
+        accuracy_low=0.1,
+        accuracy_high=0.8,
+        finished=0.75,
+        finished_se=0.1,
+        tokens_mean=90.0,
+        tokens_mean_se=10.0,
+        loss_text=3.0,
+        loss_text_se=0.1,
+        layer_error=0.5,
     )
+    accuracy = tidy.measured(frame, "accuracy").iloc[0]
+    assert (accuracy["accuracy_low"], accuracy["accuracy_high"]) == (0.1, 0.8)
     unfinished = tidy.measured(frame, "unfinished").iloc[0]
     assert unfinished["unfinished"] == 0.25
-    assert unfinished["unfinished_high"] == pytest.approx(0.25 + 0.3182446305284263)
-    assert tidy.measured(frame, "loss_text")["loss_text_low"][0] == pytest.approx(
-        3 - 0.1959963984540054
+    # Wilson's equation, (p − x)² = t² x (1 − x) / n, with 0.75 · 0.25 / 0.1² trials and t of 3 degrees.
+    for end in (unfinished["unfinished_low"], unfinished["unfinished_high"]):
+        assert (0.25 - end) ** 2 == pytest.approx(3.18244630528**2 * end * (1 - end) / 18.75)
+    assert tidy.measured(frame, "tokens_mean")["tokens_mean_high"][0] == pytest.approx(
+        90 + 10 * 3.18244630528
     )
+    assert tidy.measured(frame, "loss_text")["loss_text_low"][0] == pytest.approx(3 - 0.196)
     assert tidy.measured(frame, "layer_error")["layer_error_low"].isna().all()
     assert tidy.measured(frame.assign(layer_error=None), "layer_error").empty
+
+
+def test_a_cell_that_was_to_be_evaluated_and_is_not_is_missing():
+    frame = CELLS[:3].assign(eval=["sums", "sums", ""], accuracy=[0.5, None, None])
+    assert tidy.absent(frame).tolist() == [False, True, False]
+    assert len(tidy.measured(frame, "accuracy")) == 2
 
 
 def test_the_lowest_error_is_counted_by_layer():

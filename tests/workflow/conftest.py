@@ -1,5 +1,6 @@
 """A copy of the workflow in a folder of its own (with a space in its path), small enough for seconds."""
 
+import csv
 import os
 import re
 import shutil
@@ -116,6 +117,15 @@ class Project:
         values = yaml.safe_load(file.read_text())
         change(values)
         file.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def table(self) -> list[dict]:
+        """The rows of summary.csv, timings aside."""
+        rows = csv.DictReader((self.folder / "results/summary.csv").read_text().splitlines())
+        timings = ("seconds_", "tokens_per_second_", "speedup_", "peak_memory_bytes")
+        return [
+            {key: value for key, value in row.items() if not key.startswith(timings)}
+            for row in rows
+        ]
 
     def kill(self, process: subprocess.Popen) -> None:
         """SIGKILL snakemake and everything that it started."""

@@ -1,6 +1,9 @@
 """Kills, locks and mistakes: nothing is lost but the chunk in flight, and every mistake is one line."""
 
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,3 +107,28 @@ def test_a_wrong_column_is_named_in_the_log(fresh):
     assert code != 0 and "no column 'queston'" in log and "question" in log
     assert "Traceback" not in log
     assert not (fresh.folder / "resources/datasets/own/data.jsonl").exists()
+
+
+def rac(project, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "rac", *arguments],
+        cwd=project.folder,
+        env=os.environ | {"PYTHONPATH": str(project.folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_finished_run_is_whole_and_all_of_it_is_needed(finished):
+    stands = rac(finished, "status")
+    assert stands.stdout.endswith("16 done, 0 running, 0 failed, 0 missing\n"), stands
+    found = rac(finished, "verify")
+    assert found.returncode == 0 and " 0 of them damaged or missing" in found.stdout
+    assert rac(finished, "clean").stdout.split()[:2] == ["0.0", "MB"]
+    hessian = finished.folder / "results/tiny/hessians/traces/layer-001.safetensors"
+    content = bytearray(hessian.read_bytes())
+    content[-3] ^= 4
+    hessian.write_bytes(content)
+    found = rac(finished, "verify")
+    assert found.returncode == 1 and "layer-001.safetensors is not the file" in found.stdout

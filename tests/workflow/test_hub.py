@@ -27,7 +27,7 @@ def test_a_model_of_the_hub_comes_to_a_row_of_the_table(fresh, repository, tmp_p
         hub.repositories |= {"o/tiny": fresh.folder / "tiny model", "datasets/o/exam": exam}
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # as scoring leaves it
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
         pinned = {"revision": hub.commit}
         model = readme_model(repository) | pinned | {"hub": "o/tiny", "dtype": "float32"}
 
@@ -46,6 +46,10 @@ def test_a_model_of_the_hub_comes_to_a_row_of_the_table(fresh, repository, tmp_p
     weights = fresh.folder / "resources/models/from-hub/model.safetensors"
     assert weights.is_symlink() and (tmp_path / "home") in weights.resolve().parents
     assert hub.asked["model.safetensors"] == 1
+    assert "Bearer hf_secret" in hub.tokens
+    for folder in ("results", "resources", "logs", ".snakemake"):
+        files = (file for file in (fresh.folder / folder).rglob("*") if file.is_file())
+        assert not [file for file in files if b"hf_secret" in file.read_bytes()]
     # The hub is gone, and is asked nothing any more.
     fresh.configure(lambda config: config["variants"]["sparsegpt"]["sparsity"].append(0.25))
     fresh.make("results/summary.csv")

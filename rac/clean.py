@@ -1,0 +1,54 @@
+"""What lies in results/ and resources/ that no run of config.yaml needs."""
+
+import shutil
+from pathlib import Path
+
+from rac import matrix
+from rac.config import Config
+
+# Folders of results/ that hold artefacts of several cells, by how deep their artefacts lie.
+DEPTHS = {"traces": 4, "sources": 4, "hessians": 4, "requests": 4, "overlaps": 4, "benchmarks": 0}
+SHARDS = {"traces": 6, "hessians": 6, "generate": 8}
+
+
+def unused(config: Config) -> list[Path]:
+    """The artefacts of no run: a dataset, a model, traces, Hessians, …, or a stage's work of a cell."""
+    needed = set()
+    for run in config.runs:
+        active = config.model_copy(update={"run": run})
+        files = [*matrix.summary_files(active), *matrix.report_files(active)]
+        files += [file for made in matrix.shared(active) for file in (made.path, *made.shards)]
+        needed |= {_unit(Path(file).parts) for file in files}
+        needed |= {_unit(Path(file).parts) for file in matrix.generation_shards(active)}
+    there = {
+        _unit(file.parts)
+        for root in ("resources/datasets", "resources/models", "results")
+        for file in Path(root).rglob("*")
+    }
+    return sorted(Path(*unit) for unit in there - needed if unit)
+
+
+def remove(artefacts: list[Path]) -> None:
+    """Remove artefacts, and the folders that become empty."""
+    for path in artefacts:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        for parent in path.parents:
+            if parent.name in ("results", "resources", "") or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+
+def _unit(parts: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The part of a path that is removed as one; None for what belongs to no single run, or holds such."""
+    if parts[0] == "resources":
+        depth = 3
+    elif len(parts) < 3 or parts[1] in matrix.OF_RUN:
+        return None
+    elif parts[2] == "shards":
+        depth = SHARDS.get(parts[3], 4) if len(parts) > 3 else 4
+    else:
+        depth = DEPTHS.get(parts[2], 5)
+    return parts[:depth] if 0 < depth <= len(parts) else None

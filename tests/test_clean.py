@@ -1,0 +1,68 @@
+"""What no run needs is listed and removed, and nothing else."""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from rac import clean, config, matrix
+from tests.test_status import VALUES, make
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Two runs, whose artefacts are all there."""
+    monkeypatch.chdir(tmp_path)
+    values = copy.deepcopy(VALUES)
+    values["evals"]["words"]["shards"] = 2
+    values["variants"]["magnitude"] = {"solver": "magnitude", "sparsity": 0.5}
+    block = values["runs"]["r"]["cells"][0] | {"variants": ["magnitude"]}
+    values["runs"]["other"] = {"cells": [block]}
+    settings = config.validate(values)
+    for run in settings.runs:
+        active = settings.model_copy(update={"run": run})
+        for file in (*matrix.summary_files(active), *matrix.report_files(active)):
+            make(file if Path(file).suffix else f"{file}/config.json")
+        for made in matrix.shared(active):
+            for file in (made.path, *made.shards):
+                make(file if Path(file).suffix else f"{file}/index.json")
+        for folder in matrix.generation_shards(active):
+            make(f"{folder}/header.json")
+    for file in ("summary.csv", "report.html", ".lock", "figures/a.svg", "m/benchmarks/x/y.tsv"):
+        make(f"results/{file}")
+    make("results/m/none/dense/words/work/part-00000.jsonl.zst")
+    return settings
+
+
+def test_everything_is_needed(settings):
+    assert clean.unused(settings) == []
+
+
+def test_what_no_run_needs_goes_and_the_rest_stays(settings):
+    gone = [
+        "resources/datasets/old/data.jsonl",
+        "resources/models/old/model.safetensors",
+        "results/m/hessians/old/index.json",
+        "results/m/rac/sparsegpt-0.25/checkpoint/config.json",
+        "results/m/rac/sparsegpt-0.5/exam/scores.jsonl.zst",
+        "results/m/shards/generate/rac/sparsegpt-0.25/words/0/header.json",
+        "results/m/shards/traces/traces/7/header.json",
+        "results/m/traces/old/info.json",
+        "results/old/none/dense/words/scores.jsonl.zst",
+        "results/old/traces/traces/info.json",
+    ]
+    kept = {str(file) for file in Path().rglob("*") if file.is_file()}
+    for file in gone:
+        make(file)
+    found = clean.unused(settings)
+    assert [str(path) for path in found] == sorted(str(Path(file).parent) for file in gone)
+    clean.remove(found)
+    assert {str(file) for file in Path().rglob("*") if file.is_file()} == kept
+    assert not Path("results/old").exists() and not Path("results/m/rac/sparsegpt-0.25").exists()
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(settings, tmp_path):
+    make("elsewhere/weights")
+    Path("resources/models/linked").symlink_to(tmp_path / "elsewhere")
+    clean.remove(clean.unused(settings))
+    assert Path("elsewhere/weights").exists() and not Path("resources/models/linked").exists()

@@ -1,0 +1,26 @@
+"""What made an artefact, and the hashes of its files."""
+
+import json
+import platform
+
+from rac.artifacts import sha256_file
+from rac.fingerprint import stage
+from rac.provenance import hashes, provenance
+
+
+def test_provenance_is_json_and_names_inputs_code_versions_and_machine():
+    made = json.loads(json.dumps(provenance("traces", weights="abc")))["provenance"]
+    assert (made["stage"], made["inputs"]) == ("traces", {"weights": "abc"})
+    assert made["code"].endswith(stage("traces"))
+    assert made["versions"]["torch"].startswith("2.")
+    assert made["versions"]["python"] == platform.python_version()
+    assert {"host", "cores", "gpus"} <= set(made["machine"])
+
+
+def test_hashes_are_of_the_files_that_are_named_or_of_all(tmp_path):
+    (tmp_path / "a.json").write_text("a")
+    (tmp_path / "b.zst").write_text("b")
+    (tmp_path / "folder").mkdir()
+    of_all = {name: sha256_file(tmp_path / name) for name in ("a.json", "b.zst")}
+    assert hashes(tmp_path) == {"sha256": of_all}
+    assert hashes(tmp_path, "b.zst") == {"sha256": {"b.zst": of_all["b.zst"]}}

@@ -1,0 +1,156 @@
+"""What comes from models, hubs and configurations is data: it is not run, and does not leave its folder.
+
+Names that could reach a shell: tests/test_config.py; hostile templates: tests/models/test_chat.py; pickles:
+tests/models/test_checkpoint.py; programs that models write: tests/evaluate/test_sandbox.py; text in the page:
+tests/report/.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rac.artifacts import read_json, write_json
+from rac.config import Model
+from rac.errors import RacError
+from rac.models import checkpoint
+from rac.models.prepare import prepare_model
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known architecture", "own architecture"])
+def test_a_models_own_code_is_never_run(random_qwen2, save_model, tmp_path, known):
+    source = save_model(random_qwen2(), tmp_path / "source")
+    marker = tmp_path / "ran"
+    (source / "modeling_own.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    values = read_json(source / "config.json")
+    own = {"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"}
+    values["auto_map"] = own
+    if not known:
+        values["model_type"] = "own"
+    write_json(source / "config.json", values)
+    tokenizer = read_json(source / "tokenizer_config.json")
+    tokenizer["auto_map"] = {"AutoTokenizer": ["modeling_own.T", None]}
+    write_json(source / "tokenizer_config.json", tokenizer)
+    try:
+        prepare_model(Model(path=source, dtype="float32"), "m", tmp_path / "m")
+        checkpoint.load_model(tmp_path / "m", "float32")
+    except RacError as error:
+        assert "\n" not in str(error)
+        assert not known
+    else:
+        assert known  # transformers' own class of that name was taken
+    assert not marker.exists() and not list((tmp_path / "m").glob("*.py"))
+
+
+def test_a_configuration_is_no_program(tmp_path):
+    marker = tmp_path / "ran"
+    file = tmp_path / "config.yaml"
+    file.write_text(f"run: !!python/object/apply:os.system ['touch {marker}']\n")
+    command = [sys.executable, "-m", "rac", "plan", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cannot be read" in done.stderr and not marker.exists()
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--configfile", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode != 0 and not marker.exists()
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from rac import hub
+from rac.errors import RacError
+hub.WAITS = ()
+try:
+    print(hub.fetch("o/n", sys.argv[1], ["*"], "model", "models.m", "do so"))
+except RacError as error:
+    print("error:", error)
+"""
+
+
+def test_a_hub_cannot_write_outside_its_cache(tmp_path, monkeypatch):
+    from tests import hub_server
+
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (tmp_path / "evil.json").write_text('{"evil": 1}')
+    entry = hub_server._entry
+
+    def hostile(file, root):
+        listed = entry(file, root)
+        return listed | {"path": "../../../../evil.json"} if file.name == "config.json" else listed
+
+    home = tmp_path / "a" / "b" / "home"
+    with hub_server.running() as hub:
+        hub.repositories["o/n"] = folder
+        monkeypatch.setattr(hub_server, "_entry", hostile)
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH, hub.commit],
+            env={
+                "PATH": "/usr/bin",
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(home),
+                "HOME": str(home),
+            },
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+        )
+    assert done.stdout.startswith("error: models.m: o/n@"), done
+    written = [file for file in tmp_path.rglob("*evil.json") if file.parent != tmp_path]
+    assert all(home in file.resolve().parents for file in written)
+
+
+def calls(tree: ast.AST):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nothing_in_the_package_can_run_what_it_reads():
+    forbidden = {
+        "eval",
+        "exec",
+        "os.system",
+        "os.popen",
+        "yaml.load",
+        "pickle.load",
+        "pickle.loads",
+    }
+    for file in REPOSITORY.glob("rac/**/*.py"):
+        for name, call in calls(ast.parse(file.read_text(encoding="utf-8"))):
+            if file.name == "functions.py":
+                continue  # the part of it that runs programs does so in the sandbox
+            where = f"{file.relative_to(REPOSITORY)}:{call.lineno}: {name}"
+            options = {key.arg: ast.unparse(key.value) for key in call.keywords}
+            assert name not in forbidden, where
+            assert options.get("shell") != "True", where
+            assert options.get("trust_remote_code") in (None, "False"), where
+            if name == "torch.load":
+                assert options.get("weights_only") == "True", where
+
+
+def test_rules_quote_what_they_hand_to_the_shell():
+    names = ("wildcards.", "params.code", "params.dtype", "params.engine", "params.shard}")
+    numbers = ("resources.gpu", "resources.tensor_parallel", "params.code_version")
+    for file in REPOSITORY.glob("rules/*.smk"):
+        commands = re.findall(r"    shell:\n((?:        .*\n)+)", file.read_text(encoding="utf-8"))
+        assert commands
+        for field in re.findall(r"{[^}]*}", "".join(commands)):
+            field = field.removeprefix("{")
+            if not field.startswith((*names, *numbers)):  # plain by config.yaml's schema
+                assert field.endswith(":q}"), f"{file.name}: {{{field}"
+
+
+def test_a_token_is_in_no_record(tmp_path, monkeypatch):
+    from rac.provenance import provenance
+
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "hf_secret" not in json.dumps(provenance("traces", weights="abc"))

@@ -1,0 +1,63 @@
+"""A results folder against its own hashes: what was flipped, cut or lost is named, and nothing else."""
+
+import shutil
+
+import pytest
+
+from rac.artifacts import write_json, write_jsonl
+from rac.provenance import hashes
+from rac.verify import verify
+
+
+@pytest.fixture
+def project(tmp_path, tiny_model, tiny_hessians, write_sequences):
+    """A folder with an artefact of each kind, and parts of an unfinished one."""
+    results = tmp_path / "results/tiny"
+    shutil.copytree(tiny_model, tmp_path / "resources/models/tiny")
+    shutil.copytree(tiny_hessians["text"], results / "hessians/text")
+    write_sequences(results / "sources/text/sequences.safetensors", tiny_model, "text", [9, 5])
+    traces = results / "traces/t"
+    write_jsonl(traces / "traces.jsonl.zst", [{"id": "a", "token_ids": [1, 2]}])
+    write_json(traces / "info.json", {"traces": 1} | hashes(traces, "traces.jsonl.zst"))
+    write_jsonl(results / "requests/e/requests.jsonl.zst", [{"id": "a"}])
+    (traces / "work").mkdir()
+    (traces / "work/part-00000.jsonl.zst").write_bytes(b"half of")
+    return tmp_path
+
+
+def wrong(project):
+    return {str(found.file.relative_to(project)) for found in verify(project) if found.wrong}
+
+
+def test_a_sound_folder_has_nothing_wrong(project):
+    assert len(list(verify(project))) > 12 and wrong(project) == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resources/models/tiny/model.safetensors",
+        "resources/models/tiny/tokenizer.json",
+        "results/tiny/hessians/text/layer-001.safetensors",
+        "results/tiny/sources/text/sequences.safetensors",
+        "results/tiny/traces/t/traces.jsonl.zst",
+        "results/tiny/requests/e/requests.jsonl.zst",
+    ],
+)
+def test_a_flipped_byte_is_named(project, name):
+    file = project / name
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
+    assert wrong(project) == {name}
+
+
+def test_lost_and_unreadable_files_are_named(project):
+    (project / "results/tiny/hessians/text/layer-000.safetensors").unlink()
+    (project / "results/tiny/traces/t/info.json").write_text('{"traces": ')
+    assert wrong(project) == {
+        "results/tiny/hessians/text/layer-000.safetensors",
+        "results/tiny/traces/t/info.json",
+    }
+    said = [found.wrong for found in verify(project) if found.wrong]
+    assert any("layer-000.safetensors is missing; delete" in line for line in said)

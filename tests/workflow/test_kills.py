@@ -1,0 +1,91 @@
+"""Kills at random moments of every stage: nothing is half written, and the end is as if nothing had been."""
+
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rac.artifacts import read_json, sha256_file
+
+pytestmark = pytest.mark.slow
+
+KILLS = {"traces": 4, "hessians": 4, "compress": 4, "generate": 4, "diagnostics": 4}  # others 2
+# What differs between two runs of the same: times, and hashes of files that hold times.
+TIMED = {"provenance", "seconds", "tokens_per_second", "sha256"}
+TIMED_COLUMNS = {"seconds", "tokens_per_second", "seconds_per_solved"}
+
+
+def content(path: Path) -> object:
+    """An artefact as far as it does not hang on the clock."""
+    if path.is_dir():
+        return {file.name: content(file) for file in sorted(path.iterdir())}
+    if path.suffix == ".json":
+        return {key: value for key, value in read_json(path).items() if key not in TIMED}
+    if path.name == "summary.csv":
+        return untimed(path)
+    return sha256_file(path)
+
+
+def untimed(table: Path) -> list[dict]:
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
+    return [{k: v for k, v in row.items() if k not in TIMED_COLUMNS} for row in rows]
+
+
+def jobs(project) -> list[dict]:
+    """A job of each rule but the page's and the clock's, with its outputs and command."""
+    lines = project.make("--detailed-summary").splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("output_file\t"))
+    found: dict[str, dict] = {}
+    for row in csv.DictReader(lines[head:], delimiter="\t", quoting=csv.QUOTE_NONE):
+        rule = row["rule"]
+        if "python -m rac" in row["shellcmd"] and rule not in ("report", "runtime"):
+            job = found.setdefault(rule, {"rule": rule, "command": row["shellcmd"], "outputs": []})
+            if job["command"] == row["shellcmd"]:
+                job["outputs"].append(row["output_file"])
+    return [
+        job | {"kills": KILLS.get(rule, 2), "several": len(job["outputs"]) > 1}
+        for rule, job in found.items()
+    ]
+
+
+def test_kills_at_random_moments_of_every_stage(finished, finished_project):
+    asked = jobs(finished)
+    assert {job["rule"] for job in asked} >= {*KILLS, "dataset", "model", "sources", "score"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("forks.py")],
+        input=json.dumps(asked),
+        cwd=finished.folder,
+        env=os.environ | {"PYTHONPATH": str(finished.folder), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    log = finished.folder / "kills.log"
+    assert done.returncode == 0, done.stderr + log.read_text()
+    met = {row["rule"]: row["met"] for row in map(json.loads, done.stdout.splitlines())}
+    assert sum(met.values()) >= 30, met
+    for job in asked:
+        for path in job["outputs"]:
+            expected = content(finished_project / path)
+            assert content(finished.folder / path) == expected, (job["rule"], path)
+    assert not list(finished.folder.glob("re*/**/*.tmp")) and "Traceback" not in log.read_text()
+
+
+def test_a_workflow_that_is_killed_again_and_again_ends_with_the_same_table(
+    fresh, finished_project
+):
+    chance = random.Random(1)
+    for _ in range(5):
+        process = fresh.start()
+        time.sleep(8 + 12 * chance.random())
+        fresh.kill(process)
+    fresh.make()
+    table = "results/summary.csv"
+    assert untimed(fresh.folder / table) == untimed(finished_project / table)
+    assert "Nothing to be done" in fresh.make()
