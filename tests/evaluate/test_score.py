@@ -289,9 +289,12 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
     for name in ("problems-test", "math500"):
         write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", rows)
+    order = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
+    write_jsonl(tmp_path / "resources" / "datasets" / "word-order" / "data.jsonl", order)
     tasks = Path(rac.evaluate.__file__).parent / "tasks"
     command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(tasks)]
-    command += ["--tasks", "word_problems,math500", "--model", "dummy", "--output_path", "out"]
+    command += ["--tasks", "word_problems,math500,word_order", "--model", "dummy"]
+    command += ["--output_path", "out"]
     result = subprocess.run(
         command,
         cwd=tmp_path,
@@ -306,3 +309,4 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     for name in ("word_problems", "math500"):
         assert results[name]["correct,all"] == 0  # the dummy model always says "lol"
         assert results[name]["reason,all"] == {"no boxed answer": 3}
+    assert results["word_order"]["acc,none"] in (0, 1)
