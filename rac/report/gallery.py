@@ -21,7 +21,7 @@ COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, wha
                 "seconds to generate",
                 False,
                 False,
-                "time to generate all samples",
+                "time to generate all samples, whatever else the machine did,",
             ),
             (
                 "unfinished",
@@ -124,7 +124,7 @@ def of_eval(
             "at fewer tokens, from the same samples, with 95 % intervals.",
             said(frame, "accuracy", "calibration", True),
         )
-    marked = rows.assign(kind=money.kinds(rows))
+    marked = money.with_dense(rows.assign(kind=money.kinds(rows)))
     for cost, label, scale, more, what in COSTS:
         frame = money.pareto(marked, cost, more)
         if len(frame) > 1 and frame[cost].nunique() > 1:
@@ -153,30 +153,34 @@ def _of_column(
     where: str,
 ) -> Iterator[Drawn]:
     """A column against sparsity, and of the cells that are on no line."""
-    on_line = tidy.sweeps(frame)
-    bars = BARS if frame[f"{value}_low"].notna().any() else "dashed: dense"
-    if frame[value].isna().any():
-        bars += "; ×: missing"
-    shown = frame[on_line | (frame["variant"] == "dense")]
+
+    def bars(shown: pd.DataFrame) -> str:
+        said = BARS if shown[f"{value}_low"].notna().any() else "dashed: dense"
+        return said + ("; ×: missing" if shown[value].isna().any() else "")
+
+    on_line, dense = tidy.sweeps(frame), frame["variant"] == "dense"
+    shown = frame[on_line | dense]
     if frame.loc[on_line, value].notna().any():
         yield Drawn(
             topic,
             f"{value}-{where}",
             shown,
             figures.against_sparsity(frame, value, label, styles, share, log),
-            f"{what} against sparsity, {bars}.",
+            f"{what} against sparsity, {bars(shown)}.",
             said(shown, value, "calibration", share),
         )
-    others = ~on_line & (frame["variant"] != "dense")
-    if frame.loc[others, value].notna().any() and (value == "accuracy" or not on_line.any()):
+    shown = frame[~on_line]
+    if frame.loc[~on_line & ~dense, value].notna().any() and (
+        value == "accuracy" or not on_line.any()
+    ):
         whose = " of the other patterns and solvers" if on_line.any() else ""
         yield Drawn(
             topic,
             f"{value}-others-{where}",
-            frame[~on_line],
+            shown,
             figures.dots(frame, value, label, styles, share),
-            f"{what}{whose}, {bars}.",
-            said(frame[~on_line], value, "calibration", share),
+            f"{what}{whose}, {bars(shown)}.",
+            said(shown, value, "calibration", share),
         )
 
 

@@ -8,6 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rac.artifacts import read_jsonl
 from rac.report.style import (
@@ -166,6 +167,7 @@ def heat(frame: pd.DataFrame, label: str) -> Picture:
         axes.grid(False)
         axes.set_xlabel("token, counted from the first that the model wrote")
         axes.set_ylabel("held-out problem")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         bar = figure.colorbar(image, ax=axes, pad=0.02)
         bar.set_label(label)
         ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if 1 / reach <= t <= reach]
@@ -184,8 +186,8 @@ def _border(axes: Axes) -> None:
         "va": "top",
     }
     look["xycoords"] = axes.get_xaxis_transform()
-    axes.annotate("prompt", (-0.5, 0.98), xytext=(-4, 0), ha="right", **look)
-    axes.annotate("thought", (-0.5, 0.98), xytext=(4, 0), ha="left", **look)
+    axes.annotate("prompt", (-0.5, 1), xytext=(-3, 1), ha="right", **look)
+    axes.annotate("thought", (-0.5, 1), xytext=(3, 1), ha="left", **look)
 
 
 def per_layer(frame: pd.DataFrame, value: str, label: str, style: dict[str, Style]) -> Picture:

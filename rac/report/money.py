@@ -45,6 +45,16 @@ def kinds(rows: pd.DataFrame) -> pd.Series:
     return rows.apply(kind, axis=1) if len(rows) else pd.Series(dtype=str)
 
 
+def with_dense(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the dense model's speeds: the median of those that the cells were timed in turn with."""
+    found = rows.copy()
+    for batch in ("1", "batch"):
+        column = f"tokens_per_second_{batch}"
+        beside = (rows[column] / rows[f"speedup_{batch}"]).median()
+        found[column] = rows[column].where(rows["variant"] != "dense", beside).astype(float)
+    return found
+
+
 def pareto(rows: pd.DataFrame, cost: str, more: bool) -> pd.DataFrame:
     """The cells where accuracy and a cost were measured, and whether a cell is on the front.
 

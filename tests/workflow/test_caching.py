@@ -89,7 +89,7 @@ def test_a_definition_changed_and_changed_back_recomputes_nothing(finished):
 def test_a_mixture_of_stored_hessians_needs_no_forward_pass(finished):
     cells = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
     planned = finished.planned("--config", "run=wider")
-    assert planned == cells | TABLE
+    assert planned == cells | {"overlaps": 1} | TABLE
 
 
 def test_a_run_that_shares_cells_computes_only_its_new_ones(finished):

@@ -1,0 +1,60 @@
+import pandas as pd
+import pytest
+
+from rac.report import money, style
+
+ROWS = pd.DataFrame(
+    [
+        ("none", "dense", "none", "", "", None, 0.9, 100.0),
+        ("rac", "s-0.5", "sparsegpt", "unstructured 0.5", "", 0.5, 0.8, 100.0),
+        ("rac", "2of4", "sparsegpt", "2:4", "", 0.5, 0.7, 100.0),
+        ("c4", "n", "structured", "structured 0.25", "", 0.25, 0.5, 80.0),
+        ("rac", "n", "structured", "structured 0.25", "", 0.25, 0.85, 80.0),
+        ("rac", "w4", "none", "", "w4a16 gptq", 0.0, 0.85, 30.0),
+        ("rac", "s-w4", "sparsegpt", "unstructured 0.5", "w4a16 gptq", 0.5, 0.6, 30.0),
+    ],
+    columns=[
+        *("calibration", "variant", "solver", "pattern", "quantization", "sparsity_asked"),
+        *("accuracy", "bytes_on_disk"),
+    ],
+)
+
+
+def test_kinds_are_what_was_done():
+    assert money.kinds(ROWS).tolist() == [
+        "dense",
+        "unstructured",
+        "n:m",
+        "structured",
+        "structured",
+        "quantized",
+        "pruned and quantized",
+    ]
+    assert set(money.kinds(ROWS)) == set(money.KINDS)
+    assert money.kinds(ROWS[:0]).empty
+
+
+def test_the_front_is_what_no_other_cell_beats():
+    frame = money.pareto(ROWS.assign(kind=money.kinds(ROWS)), "bytes_on_disk", more=False)
+    assert frame.loc[frame["front"], "variant"].tolist() == ["dense", "w4"]
+    frame = money.pareto(ROWS.assign(kind=money.kinds(ROWS)), "bytes_on_disk", more=True)
+    assert frame.loc[frame["front"], "variant"].tolist() == ["dense"]
+    picture = money.fronts(frame, "bytes_on_disk", "bytes", 1, style.styles(["rac"]))
+    assert "rac, w4: 85.0 % at 30 (bytes)" in sum(picture.tips.values(), [])
+
+
+def test_the_dense_model_is_as_fast_as_it_was_beside_the_others():
+    speeds = {f"{name}_batch": None for name in ("tokens_per_second", "speedup")}
+    rows = ROWS[:3].assign(tokens_per_second_1=[None, 20, 30], speedup_1=[None, 2, 2], **speeds)
+    found = money.with_dense(rows.astype({name: float for name in [*speeds, "speedup_1"]}))
+    assert found["tokens_per_second_1"].tolist() == [12.5, 20, 30]
+    assert found["tokens_per_second_batch"].isna().all()
+
+
+def test_only_what_was_timed_has_a_speed():
+    rows = ROWS.assign(kind=money.kinds(ROWS), model="m", speedup_1=None, speedup_batch=None)
+    rows.loc[3:4, ["speedup_1", "speedup_batch"]] = [[1.5, 1.0], [1.25, None]]
+    found = {row.pop("kind"): row for row in money.measured_speed(rows)}
+    assert found["structured"] == {"cells": 2, "low": 1.0, "high": 1.5}
+    assert found["n:m"]["cells"] == 0 and found["n:m"]["low"] != found["n:m"]["low"]
+    assert pytest.approx(found["quantized"]["cells"]) == 0 and "dense" not in found
