@@ -180,6 +180,7 @@ def test_downloads_are_the_datasets_and_models_of_the_run():
         ),
         "resources/datasets/c4-calibration/data.jsonl",
         "resources/datasets/c4-heldout/data.jsonl",
+        "resources/datasets/word-order/data.jsonl",
         "resources/models/reasoner",
     ]
 
