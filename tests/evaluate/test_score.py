@@ -62,6 +62,7 @@ def generations(samples=3):
             "seed": 0,
             "token_ids": [1],
             "text": text,
+            "characters": [2, 9, 20],  # of budgets of 12, 25 and 50 tokens
             "finish_reason": finish_reason,
             "tokens": tokens,
         }
@@ -97,6 +98,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
             "tokens": ANSWERS[doc_id][sample][2],
             "looping": False,
             "answer": VOTES[doc_id][sample],
+            "right_when_cut_at": [50] if (doc_id, sample) == (1, 1) else [],
         }
         for doc_id in range(3)
         for sample, (correct, reason, finished) in enumerate(VERDICTS[doc_id])
@@ -105,8 +107,9 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
     assert metrics.pop("sha256").keys() == {"scores.jsonl.zst"}
     budgets = metrics.pop("budgets")
     assert [row["budget"] for row in budgets] == [12, 25, 50, 100]
-    # Within 12 tokens one sample is right, within 25 two are; the third right one was cut at 100.
-    assert [row["accuracy"] for row in budgets] == pytest.approx([1 / 9, 2 / 9, 2 / 9, 1 / 3])
+    # Within 12 tokens one sample is right, within 25 two are. The third right one was cut at 100, and would
+    # be right if cut at 50, after "so</think>\\boxed{7}"; 25 leave "so</think>" alone.
+    assert [row["accuracy"] for row in budgets] == pytest.approx([1 / 9, 2 / 9, 1 / 3, 1 / 3])
     assert [row["finished"] for row in budgets] == pytest.approx([3 / 9, 4 / 9, 5 / 9, 5 / 9])
     assert [row["tokens_mean"] for row in budgets] == pytest.approx(
         [102 / 9, 175 / 9, 270 / 9, 420 / 9]
