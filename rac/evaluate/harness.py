@@ -50,7 +50,7 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
             that is not supported.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    for package in ("datasets", "requests"):
+    for package in ("datasets", "requests", "sacrebleu"):
         _import_later(package)
     from lm_eval.tasks import TaskManager
 

@@ -11,7 +11,7 @@ from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
-from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, load_task
+from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
@@ -43,6 +43,7 @@ def score(
             `evaluation.samples` of each request, or the task does not say right or wrong.
     """
     task = load_task(evaluation.task, data, evaluation.sandbox)
+    instances(task)  # once for all passes
     asked, answers = read_jsonl(requests), read_jsonl(generations)
     if task.OUTPUT_TYPE == SAMPLES:
         rows, aggregates = _sampled(task, asked, answers, evaluation, generations)
