@@ -64,6 +64,27 @@ def test_text_is_what_was_sampled_without_the_stop_token_and_with_other_special_
     assert (finished["finish_reason"], cut["finish_reason"]) == ("stop", "length")
 
 
+def test_what_reaches_the_engine_is_what_the_definitions_say(
+    tiny_model, requests, tmp_path, monkeypatch
+):
+    opened = []
+
+    def open_engine(name, task):
+        opened.append(task)
+        return lambda prompts, *more: [
+            [(i, Completion([7], "length")) for i in range(len(prompts))]
+        ]
+
+    monkeypatch.setattr(samples, "open_engine", open_engine)
+    sampling = {"temperature": 0.77, "top_p": 0.88, "top_k": 9}
+    model = Model.model_validate({"embedded": "reasoner", "dtype": "float32", "sampling": sampling})
+    output = tmp_path / "generations.jsonl.zst"
+    write_generations(EVAL, model, tiny_model, requests, "transformers", 1, "c", output)
+    (task,) = opened
+    assert task.sampling.model_dump() == sampling
+    assert (task.max_new_tokens, task.batch, task.longest, task.dtype) == (6, 2, 2, "float32")
+
+
 def test_what_smaller_budgets_leave_is_a_part_of_the_text(
     tiny_model, requests, tmp_path, monkeypatch
 ):

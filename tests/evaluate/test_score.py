@@ -287,6 +287,43 @@ def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
     subprocess.run([sys.executable, "-c", code, str(bench), str(tmp_path)], check=True, timeout=60)
 
 
+def without_network(*arguments):
+    """Run a verb, which fails where it asks for an address or a connection."""
+    code = (
+        "import socket, sys\n"
+        "def refuse(*asked, **more): raise SystemExit(f'the network was asked: {asked}')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "from rac.__main__ import main\n"
+        "main()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if "OFFLINE" not in key}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_asks_the_hub(bench, tmp_path, checkpoint):
+    # Tasks of lm-eval name a dataset of the hub; hellaswag's own code takes it apart.
+    row = {"question": "1+1?", "answer": "#### 2", "activity_label": "a", "ctx_a": "b"}
+    row |= {"ctx_b": "c", "endings": ["d", "e"], "label": "0"}
+    write_jsonl(tmp_path / "data.jsonl", [row | {"ind": i} for i in range(6)])
+    for task in ("gsm8k", "hellaswag"):
+        given = ("--task", task, "--dataset", tmp_path / "data.jsonl", "--model", checkpoint)
+        without_network("requests", *given, "--output", tmp_path / f"{task}.jsonl.zst")
+        assert (
+            len(read_jsonl(tmp_path / f"{task}.jsonl.zst")) == {"gsm8k": 6, "hellaswag": 12}[task]
+        )
+    write_jsonl(tmp_path / "generations.jsonl.zst", generations())
+    evaluation = Eval(task="word_problems", dataset="d", samples=3, max_new_tokens=100)
+    without_network(
+        *("score", "--spec", evaluation.model_dump_json(), "--dataset", bench / "data.jsonl"),
+        *("--requests", bench / "requests.jsonl.zst"),
+        *("--generations", tmp_path / "generations.jsonl.zst"),
+        *("--scores", tmp_path / "scores.jsonl.zst", "--metrics", tmp_path / "metrics.json"),
+    )
+    assert len(read_jsonl(tmp_path / "scores.jsonl.zst")) == 9
+
+
 @pytest.mark.slow
 def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
