@@ -21,7 +21,7 @@ from rac.engines import sample_seed, version
 from rac.engines import transformers as engine
 from rac.evaluate.requests import build_requests
 from rac.evaluate.score import score
-from rac.generate import write_generations
+from rac.generate import Asked, write_generations
 from rac.models import checkpoint
 from rac.models.prepare import prepare_model
 from rac.models.reasoner import problems
@@ -73,7 +73,9 @@ def main() -> None:
 
         def generate(to: Path) -> None:
             output = to / "generations.jsonl.zst"
-            write_generations(evaluation, spec, model, requests, "transformers", 1, "code", output)
+            write_generations(
+                Asked(evaluation, spec, model, requests, "transformers", 1, "code"), output
+            )
 
         def grade(to: Path) -> None:
             output = to / "scores.jsonl.zst", to / "metrics.json"

@@ -66,8 +66,8 @@ def test_hessians_on_a_full_disk_leave_nothing_and_then_succeed(
 
 def test_traces_on_a_full_disk_keep_their_parts_and_go_on(disk, tiny_model, problems, tmp_path):
     def write(output):
-        asked = (SOURCE, "s", MODEL, tiny_model, problems, "transformers", 1, "c", output)
-        traces.write_traces(*asked)
+        asked = traces.Asked(SOURCE, "s", MODEL, tiny_model, problems, "transformers", 1, "c")
+        traces.write_traces(asked, output)
         return read_jsonl(output)
 
     expected = write(tmp_path / "elsewhere" / "t.jsonl.zst")

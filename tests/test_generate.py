@@ -7,7 +7,7 @@ import pytest
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval, Model
 from rac.engines import Completion, sample_seed, samples
-from rac.generate import write_generations, write_shard
+from rac.generate import Asked, write_generations, write_shard
 from rac.models.checkpoint import load_tokenizer
 
 MODEL = Model.model_validate({"embedded": "reasoner", "dtype": "float32"})
@@ -21,9 +21,13 @@ def requests(tmp_path):
     return tmp_path / "requests.jsonl.zst"
 
 
+def asked(evaluation, model, requests):
+    return Asked(evaluation, MODEL, model, requests, "transformers", 1, "c")
+
+
 def write(model, requests, folder, evaluation=EVAL):
     output = folder / "generations.jsonl.zst"
-    write_generations(evaluation, MODEL, model, requests, "transformers", 1, "c", output)
+    write_generations(asked(evaluation, model, requests), output)
     return read_jsonl(output)
 
 
@@ -79,7 +83,7 @@ def test_what_reaches_the_engine_is_what_the_definitions_say(
     sampling = {"temperature": 0.77, "top_p": 0.88, "top_k": 9}
     model = Model.model_validate({"embedded": "reasoner", "dtype": "float32", "sampling": sampling})
     output = tmp_path / "generations.jsonl.zst"
-    write_generations(EVAL, model, tiny_model, requests, "transformers", 1, "c", output)
+    write_generations(asked(EVAL, tiny_model, requests)._replace(model=model), output)
     (task,) = opened
     assert task.sampling.model_dump() == sampling
     assert (task.max_new_tokens, task.batch, task.longest, task.dtype) == (6, 2, 2, "float32")
@@ -153,13 +157,10 @@ def test_shards_put_together_are_what_one_job_makes(tiny_model, requests, tmp_pa
     at_once = write(tiny_model, requests, tmp_path / "at once", evaluation)
     shards = [tmp_path / f"{i}" for i in range(3)]
     for i, shard in enumerate(shards):
-        write_shard(
-            *(evaluation, MODEL, tiny_model, requests, "transformers", 1, "c", shard, (i, 3))
-        )
+        write_shard(asked(evaluation, tiny_model, requests), shard, (i, 3))
     monkeypatch.setattr(samples, "open_engine", lambda *task: pytest.fail("nothing is missing"))
     output = tmp_path / "whole" / "generations.jsonl.zst"
-    asked = (evaluation, MODEL, tiny_model, requests, "transformers", 1, "c", output)
-    write_generations(*asked, shards)
+    write_generations(asked(evaluation, tiny_model, requests), output, shards)
     assert read_jsonl(output) == at_once
     seconds = read_json(output.parent / "generation.json")["seconds"]
     parts = [row for shard in shards for file in shard.glob("part-*") for row in read_jsonl(file)]
