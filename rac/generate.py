@@ -11,6 +11,7 @@ from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_json, write
 from rac.config import Eval, Model
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, of_shard
+from rac.evaluate.budgets import smaller
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
 from rac.provenance import hashes, provenance
@@ -40,6 +41,9 @@ class Asked(NamedTuple):
 def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> None:
     """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
 
+    A row has `doc_id`, `id`, `sample`, `seed`, `token_ids` and `text` (without the stop token), `characters`
+    (of the text that each smaller budget leaves; null where it is all), `finish_reason` and `tokens`.
+
     Samples are kept in `work/` beside the output, also when all are there: an interrupted stage goes on after
     the last stored ones, and one that is asked for more samples a problem draws only those that are new.
 
@@ -59,6 +63,12 @@ def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -
         samples = list(
             draw_samples(prompts, seed, asked.engine, task, work, inputs, update, shards)
         )
+
+    def text(ids: list[int]) -> str:
+        return str(
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
     rows = []
     for (i, request), sample in zip(requests, samples, strict=True):
         ids = sample["token_ids"]
@@ -70,9 +80,12 @@ def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -
                 "sample": i,
                 "seed": sample["seed"],
                 "token_ids": answer,
-                "text": tokenizer.decode(
-                    answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
-                ),
+                "text": text(answer),
+                # Half a character at the end of a cut is none.
+                "characters": [
+                    len(text(answer[:budget]).rstrip("\ufffd")) if budget < len(ids) else None
+                    for budget in smaller(task.max_new_tokens)
+                ],
                 "finish_reason": sample["finish_reason"],
                 "tokens": len(ids),
             }
