@@ -37,7 +37,7 @@ schema: .venv/installed ## schemas/config.schema.json from rac/config.py
 
 lock: .venv/installed ## requirements.lock from pyproject.toml, with hashes of all builds of a package
 	pip install --quiet pip-tools
-	PIP_CONFIG_FILE=/dev/null pip-compile --quiet --strip-extras --extra test --extra slurm --generate-hashes \
+	CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null pip-compile --quiet --strip-extras --extra test --extra slurm --generate-hashes \
 	  --unsafe-package torch --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was computed; .venv stays
