@@ -35,6 +35,7 @@ reasoner: .venv/installed ## train the embedded reasoner again (about 15 minutes
 schema: .venv/installed ## schemas/config.schema.json from rac/config.py
 	python -m rac config-schema --output schemas/config.schema.json
 
+# Where pip finds a CPU build of torch (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS): another brings its CUDA libraries along.
 lock: .venv/installed ## requirements.lock from pyproject.toml, with hashes of all builds of a package
 	pip install --quiet pip-tools
 	CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null pip-compile --quiet --strip-extras --extra test --extra slurm --generate-hashes \
