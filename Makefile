@@ -35,18 +35,21 @@ reasoner: .venv/installed ## train the embedded reasoner again (about 15 minutes
 schema: .venv/installed ## schemas/config.schema.json from rac/config.py
 	python -m rac config-schema --output schemas/config.schema.json
 
-lock: .venv/installed ## requirements.lock from pyproject.toml
+# Where pip finds a CPU build of torch (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS): another brings its CUDA libraries along.
+lock: .venv/installed ## requirements.lock from pyproject.toml, with hashes of all builds of a package
 	pip install --quiet pip-tools
-	pip-compile --quiet --strip-extras --extra test --extra slurm --output-file requirements.lock pyproject.toml
-	sed -i.bak -e 's/^torch==\([0-9.]*\)+cpu/torch==\1/' -e '/^--/d' requirements.lock && rm requirements.lock.bak
+	CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null pip-compile --quiet --strip-extras --extra test --extra slurm --generate-hashes \
+	  --unsafe-package torch --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was computed; .venv stays
 	rm -rf results resources logs .snakemake
 
+# torch by its version alone: which build is right hangs on the machine, and one that is there already stays.
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	python -m pip install --quiet --disable-pip-version-check "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
+	python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 

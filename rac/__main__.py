@@ -125,13 +125,13 @@ def traces(
     shards: Shards = [],  # noqa: B006
 ) -> None:
     """On-policy chains of thought of the dense model."""
-    from rac.traces import write_shard, write_traces
+    from rac.traces import Asked, write_shard, write_traces
 
-    asked = (spec, name, model_spec, model, dataset, engine, tensor_parallel, code, output)
+    asked = Asked(spec, name, model_spec, model, dataset, engine, tensor_parallel, code)
     if shard:
-        write_shard(*asked, shard)
+        write_shard(asked, output, shard)
     else:
-        write_traces(*asked, shards)
+        write_traces(asked, output, shards)
 
 
 @app.command()
@@ -239,13 +239,13 @@ def generate(
 
         write_likelihoods(model_spec.dtype, checkpoint, requests, code, output)
         return
-    from rac.generate import write_generations, write_shard
+    from rac.generate import Asked, write_generations, write_shard
 
-    asked = (spec, model_spec, checkpoint, requests, engine, tensor_parallel, code, output)
+    asked = Asked(spec, model_spec, checkpoint, requests, engine, tensor_parallel, code)
     if shard:
-        write_shard(*asked, shard)
+        write_shard(asked, output, shard)
     else:
-        write_generations(*asked, shards)
+        write_generations(asked, output, shards)
 
 
 @app.command()

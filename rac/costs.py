@@ -275,6 +275,21 @@ def decode(model: Shape, batch: int, prompt: int, new: int, samples: float, devi
     )
 
 
+def likelihoods(model: Shape, prompt: int, requests: float, device: Device) -> Cost:
+    """Log-likelihoods of requests of `prompt` tokens each, in batches of BATCH_TOKENS."""
+    tokens = requests * prompt
+    batch = int(min(max(BATCH_TOKENS, prompt), tokens))
+    flops = 2 * model.weights * tokens
+    return Cost(
+        device=model.weights * model.item
+        + activations(model, batch)
+        + model.vocabulary * batch * model.item,
+        host=HOST + model.weights * model.item,
+        flops=flops,
+        seconds=flops / (device.flops * device.compute_share),
+    )
+
+
 def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
     """A checkpoint and the dense model on held-out sources, the longest sequence of which is given.
 

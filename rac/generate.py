@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -10,51 +11,66 @@ from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_json, write
 from rac.config import Eval, Model
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, of_shard
+from rac.evaluate.budgets import smaller
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
 from rac.provenance import hashes, provenance
 
 
-def write_generations(
-    evaluation: Eval,
-    model: Model,
-    checkpoint: Path,
-    requests: Path,
-    engine: str,
-    tensor_parallel: int,
-    code: str,
-    output: Path,
-    shards: Sequence[Path] = (),
-) -> None:
-    """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
+class Asked(NamedTuple):
+    """What a checkpoint is asked, and how its answers are drawn.
 
-    Samples are kept in `work/` beside the output, also when all are there: an interrupted stage goes on after
-    the last stored ones, and one that is asked for more samples a problem draws only those that are new.
-
-    Args:
+    Attributes:
         evaluation: samples a problem, budget, batch and seed.
         model: the dense model's definition (sampling, dtype), the same for all of its cells.
         checkpoint: the dense or compressed Hugging Face folder.
         requests: requests.jsonl.zst.
         engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
         code: fingerprint of the code, so that parts of another version are thrown away.
+    """
+
+    evaluation: Eval
+    model: Model
+    checkpoint: Path
+    requests: Path
+    engine: str
+    tensor_parallel: int
+    code: str
+
+
+def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> None:
+    """Write generations.jsonl.zst, one row a sample, and generation.json with its cost.
+
+    A row has `doc_id`, `id`, `sample`, `seed`, `token_ids` and `text` (without the stop token), `characters`
+    (of the text that each smaller budget leaves; null where it is all), `finish_reason` and `tokens`.
+
+    Samples are kept in `work/` beside the output, also when all are there: an interrupted stage goes on after
+    the last stored ones, and one that is asked for more samples a problem draws only those that are new.
+
+    Args:
+        asked: what of.
         output: generations.jsonl.zst; generation.json is written beside it.
         shards: what `write_shard` made; samples that they lack are drawn now.
 
     Raises:
         RacError: an input is missing or damaged.
     """
-    tokenizer, stop = checkpoints.load_tokenizer(checkpoint), checkpoints.stop_tokens(checkpoint)
-    asked, prompts, inputs, task = _asked(
-        evaluation, model, checkpoint, requests, engine, tensor_parallel, code
-    )
-    work = output.parent / "work"
-    with progress("generate", len(prompts) * evaluation.max_new_tokens) as update:
+    tokenizer = checkpoints.load_tokenizer(asked.checkpoint)
+    stop = checkpoints.stop_tokens(asked.checkpoint)
+    requests, prompts, inputs, task = _to_draw(asked)
+    work, seed = output.parent / "work", asked.evaluation.seed
+    with progress("generate", len(prompts) * task.max_new_tokens) as update:
         samples = list(
-            draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update, shards)
+            draw_samples(prompts, seed, asked.engine, task, work, inputs, update, shards)
         )
+
+    def text(ids: list[int]) -> str:
+        return str(
+            tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        )
+
     rows = []
-    for (i, request), sample in zip(asked, samples, strict=True):
+    for (i, request), sample in zip(requests, samples, strict=True):
         ids = sample["token_ids"]
         answer = ids[:-1] if ids and ids[-1] in stop else ids
         rows.append(
@@ -64,9 +80,12 @@ def write_generations(
                 "sample": i,
                 "seed": sample["seed"],
                 "token_ids": answer,
-                "text": tokenizer.decode(
-                    answer, skip_special_tokens=False, clean_up_tokenization_spaces=False
-                ),
+                "text": text(answer),
+                # Half a character at the end of a cut is none.
+                "characters": [
+                    len(text(answer[:budget]).rstrip("\ufffd")) if budget < len(ids) else None
+                    for budget in smaller(task.max_new_tokens)
+                ],
                 "finish_reason": sample["finish_reason"],
                 "tokens": len(ids),
             }
@@ -83,61 +102,44 @@ def write_generations(
     )
 
 
-def write_shard(
-    evaluation: Eval,
-    model: Model,
-    checkpoint: Path,
-    requests: Path,
-    engine: str,
-    tensor_parallel: int,
-    code: str,
-    output: Path,
-    shard: tuple[int, int],
-) -> None:
+def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
     """Write the folder `output`: the samples of every n-th batch.
 
     Shards may run at the same time; samples are kept in `{output}.work`, as `write_generations` keeps them.
 
     Args:
-        shard: (i, n); the others: see `write_generations`.
+        asked: what the whole is of.
+        output: the folder, of part files.
+        shard: (i, n).
 
     Raises:
         RacError: an input is missing or damaged.
     """
-    _, prompts, inputs, task = _asked(
-        evaluation, model, checkpoint, requests, engine, tensor_parallel, code
-    )
-    work = output.with_name(f"{output.name}.work")
-    prompts = of_shard(prompts, evaluation.batch, shard)
+    _, prompts, inputs, task = _to_draw(asked)
+    work, seed = output.with_name(f"{output.name}.work"), asked.evaluation.seed
+    prompts = of_shard(prompts, asked.evaluation.batch, shard)
     label = f"generate, shard {shard[0]} of {shard[1]}"
-    with progress(label, len(prompts) * evaluation.max_new_tokens) as update:
-        for _ in draw_samples(prompts, evaluation.seed, engine, task, work, inputs, update):
+    with progress(label, len(prompts) * task.max_new_tokens) as update:
+        for _ in draw_samples(prompts, seed, asked.engine, task, work, inputs, update):
             pass
     keep_parts(work, output)
 
 
-def _asked(
-    evaluation: Eval,
-    model: Model,
-    checkpoint: Path,
-    requests: Path,
-    engine: str,
-    tensor_parallel: int,
-    code: str,
-) -> tuple[list[tuple[int, dict]], list[Prompt], dict, Task]:
+def _to_draw(asked: Asked) -> tuple[list[tuple[int, dict]], list[Prompt], dict, Task]:
     """All (sample index, request), their prompts, what samples hang on, what the engine is opened for."""
-    asked = list(itertools.product(range(evaluation.samples), read_jsonl(requests)))
-    prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in asked]
+    evaluation, model, checkpoint = asked.evaluation, asked.model, asked.checkpoint
+    requests = list(itertools.product(range(evaluation.samples), read_jsonl(asked.requests)))
+    prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in requests]
     inputs = {
         "eval": evaluation.model_dump(mode="json", exclude={"samples", "sandbox", "shards"}),
         "sampling": model.sampling.model_dump(),
         "dtype": model.dtype,
-        "engine": f"{engine} {version(engine)}",
+        "engine": f"{asked.engine} {version(asked.engine)}",
         "weights": checkpoints.identity(checkpoint),
-        "requests": sha256_file(requests),
+        "requests": sha256_file(asked.requests),
         "stop": checkpoints.stop_tokens(checkpoint),
         "threads": torch.get_num_threads(),
-        "code": code,
+        "code": asked.code,
     }
     task = Task(
         checkpoint=checkpoint,
@@ -145,7 +147,7 @@ def _asked(
         sampling=model.sampling,
         max_new_tokens=evaluation.max_new_tokens,
         longest=max((len(prompt.token_ids) for prompt in prompts), default=0),
-        batch=len(prompts) if engine == "vllm" else evaluation.batch,
-        tensor_parallel=tensor_parallel,
+        batch=len(prompts) if asked.engine == "vllm" else evaluation.batch,
+        tensor_parallel=asked.tensor_parallel,
     )
-    return asked, prompts, inputs, task
+    return requests, prompts, inputs, task

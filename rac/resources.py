@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rac import costs
 from rac.config import Config, Source
 from rac.costs import CPU, H100, Cost, Device, Shape
+from rac.evaluate.harness import SAMPLES, output_type
 
 MEMORY = 1.5  # asked for, over planned; a plan may be 20 % too low
 TIME = 4  # good to a factor of two or three, for the fastest of GPUs
@@ -18,6 +19,7 @@ DISK = 1e8  # bytes that a shared disk writes in a second
 SNAKEMAKE = 1e9  # bytes of its own processes in a job
 BESIDE_GPU = 4e9  # bytes of host memory that CUDA's libraries take for each GPU
 UNKNOWN = Cost(host=64e9, seconds=2 * 3600)  # where a model's sizes are not known
+CHOICES = 4  # log-likelihoods that a problem asks for, where its task asks for them
 PROBLEMS = 1000  # where a dataset's rows are not known
 
 
@@ -84,6 +86,9 @@ def cost(
         return costs.compress(shape, variant, device, walked, trace)
     if stage == "generate":
         asked = config.evals[wildcards["eval"]]
+        if output_type(asked.task) != SAMPLES:
+            requests = problems.get(asked.dataset, PROBLEMS) * CHOICES
+            return costs.likelihoods(shape, prompt, requests, device)
         samples = problems.get(asked.dataset, PROBLEMS) * asked.samples
         share = shared(samples, asked.batch, asked.shards)
         return decode(asked.batch, asked.max_new_tokens, share)

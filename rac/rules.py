@@ -50,11 +50,12 @@ def check(config: Config) -> None:
         asked, samples = used.datasets[evaluation.dataset], output_type(evaluation.task) == SAMPLES
         if samples and asked.kind == "problems" and asked.columns.answer is None:
             raise RacError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
-        if not samples and evaluation.samples > 1:
-            raise RacError(
-                f"evals.{name}.samples: '{evaluation.task}' is scored by log-likelihood, which draws no "
-                "samples; leave it out"
-            )
+        for key in () if samples else ("samples", "shards"):
+            if getattr(evaluation, key) > 1:
+                raise RacError(
+                    f"evals.{name}.{key}: '{evaluation.task}' is scored by log-likelihood, which draws no "
+                    "samples; leave it out"
+                )
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,42 +26,48 @@ from rac.provenance import hashes, provenance
 from rac.sources import prompt_ids
 
 
-def write_traces(
-    source: Source,
-    name: str,
-    model: Model,
-    folder: Path,
-    dataset: Path,
-    engine: str,
-    tensor_parallel: int,
-    code: str,
-    output: Path,
-    shards: Sequence[Path] = (),
-) -> None:
+class Asked(NamedTuple):
+    """What traces are asked for, and how they are drawn.
+
+    Attributes:
+        source: the source's definition; name: its name.
+        model: the model's definition; folder: its Hugging Face folder.
+        dataset: the dataset's data.jsonl.
+        engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
+        code: fingerprint of the code, so that parts of another version are thrown away.
+    """
+
+    source: Source
+    name: str
+    model: Model
+    folder: Path
+    dataset: Path
+    engine: str
+    tensor_parallel: int
+    code: str
+
+
+def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> None:
     """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
 
     Which samples are taken does not depend on interruptions or shards. An interrupted stage goes on after
     its last stored samples (`work/` beside the output).
 
     Args:
-        source: the source's definition; name: its name.
-        model: the model's definition; folder: its Hugging Face folder.
-        dataset: the dataset's data.jsonl.
-        engine: the engine's name; tensor_parallel: GPUs that it spreads the model over.
-        code: fingerprint of the code, so that parts of another version are thrown away.
+        asked: what of.
         output: traces.jsonl.zst; info.json with counts and provenance is written beside it.
         shards: what `write_shard` made; samples that they lack are drawn now.
 
     Raises:
         RacError: all prompts together give fewer tokens than the budget, or an input is damaged.
     """
-    work = output.parent / "work"
-    prompts, inputs, task = _asked(
-        source, model, folder, dataset, engine, tensor_parallel, code, source.tokens
-    )
+    source, name, work = asked.source, asked.name, output.parent / "work"
+    prompts, inputs, task = _to_draw(asked, source.tokens)
     rows, tokens = [], 0
     with progress(f"traces {name}", source.tokens) as update:
-        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update, shards)
+        samples = draw_samples(
+            prompts, source.seed, asked.engine, task, work, inputs, update, shards
+        )
         for prompt, sample in zip(prompts, samples, strict=False):
             token_ids = prompt.token_ids + sample["token_ids"]
             rows.append(
@@ -91,36 +98,25 @@ def write_traces(
     shutil.rmtree(work)
 
 
-def write_shard(
-    source: Source,
-    name: str,
-    model: Model,
-    folder: Path,
-    dataset: Path,
-    engine: str,
-    tensor_parallel: int,
-    code: str,
-    output: Path,
-    shard: tuple[int, int],
-) -> None:
+def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
     """Write the folder `output`: the samples of every n-th batch of prompts, for an n-th of the budget.
 
     Shards may run at the same time; each goes on after its last stored samples when it is interrupted.
 
     Args:
-        shard: (i, n); the others: see `write_traces`.
+        asked: what the whole is of.
+        output: the folder, of part files.
+        shard: (i, n).
 
     Raises:
         RacError: an input is damaged.
     """
-    work = output.with_name(f"{output.name}.work")
-    budget = -(-source.tokens // shard[1])
-    prompts, inputs, task = _asked(
-        source, model, folder, dataset, engine, tensor_parallel, code, budget
-    )
-    prompts, tokens = of_shard(prompts, source.batch, shard), 0
-    with progress(f"traces {name}, shard {shard[0]} of {shard[1]}", budget) as update:
-        samples = draw_samples(prompts, source.seed, engine, task, work, inputs, update)
+    source, work = asked.source, output.with_name(f"{output.name}.work")
+    budget, tokens = -(-source.tokens // shard[1]), 0
+    prompts, inputs, task = _to_draw(asked, budget)
+    prompts = of_shard(prompts, source.batch, shard)
+    with progress(f"traces {asked.name}, shard {shard[0]} of {shard[1]}", budget) as update:
+        samples = draw_samples(prompts, source.seed, asked.engine, task, work, inputs, update)
         for prompt, sample in zip(prompts, samples, strict=True):
             tokens += len(prompt.token_ids) + len(sample["token_ids"])
             if tokens >= budget:
@@ -129,19 +125,11 @@ def write_shard(
     shutil.rmtree(work)
 
 
-def _asked(
-    source: Source,
-    model: Model,
-    folder: Path,
-    dataset: Path,
-    engine: str,
-    tensor_parallel: int,
-    code: str,
-    budget: int,
-) -> tuple[list[Prompt], dict, Task]:
+def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
     """All prompts, what their samples hang on, and what the engine is opened for."""
+    source, model, folder, engine = asked.source, asked.model, asked.folder, asked.engine
     tokenizer = checkpoint.load_tokenizer(folder)
-    problems = read_jsonl(dataset)
+    problems = read_jsonl(asked.dataset)
     chat = settings(folder)
     prompts = [
         Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
@@ -154,11 +142,11 @@ def _asked(
         "dtype": model.dtype,
         "engine": f"{engine} {version(engine)}",
         "weights": checkpoint.identity(folder),
-        "dataset": sha256_file(dataset),
+        "dataset": sha256_file(asked.dataset),
         "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
         "stop": checkpoint.stop_tokens(folder),
         "threads": torch.get_num_threads(),
-        "code": code,
+        "code": asked.code,
     }
     longest = max((len(prompt.token_ids) for prompt in prompts), default=0)
     # vLLM works on as many samples at once as the budget takes for sure: what is in work when it is met
@@ -171,6 +159,6 @@ def _asked(
         max_new_tokens=source.max_new_tokens,
         longest=longest,
         batch=max(source.batch, needed) if engine == "vllm" else source.batch,
-        tensor_parallel=tensor_parallel,
+        tensor_parallel=asked.tensor_parallel,
     )
     return prompts, inputs, task

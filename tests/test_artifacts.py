@@ -102,12 +102,19 @@ def test_files_can_be_read_by_others_as_the_umask_says(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "os.open", "pathlib.Path.write_text"])
-def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch, call):
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_refuses_is_one_line_and_leaves_the_old_file(
+    tmp_path, monkeypatch, call, error
+):
+    def refuse(*arguments: object, **keywords: object) -> None:
+        raise OSError(error, os.strerror(error))
+
     file = tmp_path / "x"
     artifacts.write_text(file, "old")
+    said = f"^cannot write {re.escape(str(file))}: {os.strerror(error)}"
     with monkeypatch.context() as patched:
-        patched.setattr(call, full_disk)
-        with pytest.raises(RacError, match=f"^cannot write {re.escape(str(file))}: No space left"):
+        patched.setattr(call, refuse)
+        with pytest.raises(RacError, match=said):
             artifacts.write_text(file, "new")
     assert file.read_text() == "old"
     assert everything_in(tmp_path) == {"x"}
@@ -256,6 +263,31 @@ def test_a_missing_a_damaged_and_an_unreadable_file_are_one_line_each(tmp_path, 
 def test_json_hash_hangs_on_values_and_not_on_the_order_of_keys():
     assert artifacts.sha256_json({"a": 1, "b": "é"}) == artifacts.sha256_json({"b": "é", "a": 1})
     assert artifacts.sha256_json({"a": 1}) != artifacts.sha256_json({"a": 1.5})
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """After a power cut there is the old file or the new one, whatever order the disk writes in."""
+    done: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor):
+        done.append(("fsync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        done.append(("rename", Path(target).name))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    artifacts.write_json(tmp_path / "a.json", {})
+    with artifacts.atomic_folder(tmp_path / "f") as folder:
+        (folder / "one").write_text("1")
+    temporary = f".a.json.{os.getpid()}.tmp", f".f.{os.getpid()}.tmp"
+    assert done == [
+        *(("fsync", temporary[0]), ("rename", "a.json"), ("fsync", tmp_path.name)),
+        *(("fsync", "one"), ("fsync", temporary[1]), ("rename", "f"), ("fsync", tmp_path.name)),
+    ]
 
 
 # Parts

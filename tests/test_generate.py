@@ -7,7 +7,7 @@ import pytest
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval, Model
 from rac.engines import Completion, sample_seed, samples
-from rac.generate import write_generations, write_shard
+from rac.generate import Asked, write_generations, write_shard
 from rac.models.checkpoint import load_tokenizer
 
 MODEL = Model.model_validate({"embedded": "reasoner", "dtype": "float32"})
@@ -21,9 +21,13 @@ def requests(tmp_path):
     return tmp_path / "requests.jsonl.zst"
 
 
+def asked(evaluation, model, requests):
+    return Asked(evaluation, MODEL, model, requests, "transformers", 1, "c")
+
+
 def write(model, requests, folder, evaluation=EVAL):
     output = folder / "generations.jsonl.zst"
-    write_generations(evaluation, MODEL, model, requests, "transformers", 1, "c", output)
+    write_generations(asked(evaluation, model, requests), output)
     return read_jsonl(output)
 
 
@@ -62,6 +66,50 @@ def test_text_is_what_was_sampled_without_the_stop_token_and_with_other_special_
     assert (finished["token_ids"], finished["tokens"]) == ([*ids, pad], len(ids) + 2)
     assert (cut["text"], cut["token_ids"], cut["tokens"]) == (said, ids, len(ids))
     assert (finished["finish_reason"], cut["finish_reason"]) == ("stop", "length")
+
+
+def test_what_reaches_the_engine_is_what_the_definitions_say(
+    tiny_model, requests, tmp_path, monkeypatch
+):
+    opened = []
+
+    def open_engine(name, task):
+        opened.append(task)
+        return lambda prompts, *more: [
+            [(i, Completion([7], "length")) for i in range(len(prompts))]
+        ]
+
+    monkeypatch.setattr(samples, "open_engine", open_engine)
+    sampling = {"temperature": 0.77, "top_p": 0.88, "top_k": 9}
+    model = Model.model_validate({"embedded": "reasoner", "dtype": "float32", "sampling": sampling})
+    output = tmp_path / "generations.jsonl.zst"
+    write_generations(asked(EVAL, tiny_model, requests)._replace(model=model), output)
+    (task,) = opened
+    assert task.sampling.model_dump() == sampling
+    assert (task.max_new_tokens, task.batch, task.longest, task.dtype) == (6, 2, 2, "float32")
+
+
+def test_what_smaller_budgets_leave_is_a_part_of_the_text(
+    tiny_model, requests, tmp_path, monkeypatch
+):
+    tokenizer = load_tokenizer(tiny_model)
+    ids = tokenizer.encode("one two three ü", add_special_tokens=False)
+    assert len(ids) > 6 and "\ufffd" in tokenizer.decode(ids[:-1])  # ü is two tokens
+    answers = [Completion(ids, "length"), Completion([*ids[:2], 2], "stop")] * 3
+    monkeypatch.setattr(
+        samples, "open_engine", lambda *task: lambda *prompts: [list(enumerate(answers))]
+    )
+    cap = 2 * (len(ids) - 1)
+    rows = write(
+        tiny_model, requests, tmp_path / "out", EVAL.model_copy(update={"max_new_tokens": cap})
+    )
+    budgets = [max(cap // part, 1) for part in (8, 4, 2)]
+    long, short = rows[0], rows[1]
+    left = [long["text"][:count] for count in long["characters"]]
+    assert left == [*(tokenizer.decode(ids[:budget]) for budget in budgets[:2]), "one two three "]
+    assert short["characters"] == [
+        len(tokenizer.decode(ids[:b])) if b < 3 else None for b in budgets
+    ]
 
 
 def test_more_samples_draw_only_the_new_ones(tiny_model, requests, tmp_path, monkeypatch):
@@ -109,13 +157,10 @@ def test_shards_put_together_are_what_one_job_makes(tiny_model, requests, tmp_pa
     at_once = write(tiny_model, requests, tmp_path / "at once", evaluation)
     shards = [tmp_path / f"{i}" for i in range(3)]
     for i, shard in enumerate(shards):
-        write_shard(
-            *(evaluation, MODEL, tiny_model, requests, "transformers", 1, "c", shard, (i, 3))
-        )
+        write_shard(asked(evaluation, tiny_model, requests), shard, (i, 3))
     monkeypatch.setattr(samples, "open_engine", lambda *task: pytest.fail("nothing is missing"))
     output = tmp_path / "whole" / "generations.jsonl.zst"
-    asked = (evaluation, MODEL, tiny_model, requests, "transformers", 1, "c", output)
-    write_generations(*asked, shards)
+    write_generations(asked(evaluation, tiny_model, requests), output, shards)
     assert read_jsonl(output) == at_once
     seconds = read_json(output.parent / "generation.json")["seconds"]
     parts = [row for shard in shards for file in shard.glob("part-*") for row in read_jsonl(file)]

@@ -73,7 +73,17 @@ def test_cells_of_the_demo():
     assert len(plan.cells) == 32
     assert {cell.model for cell in plan.cells} == {"reasoner"}
     assert plan.cells[0] == Cell("reasoner", "none", "dense")
-    assert plan.evals == [(cell, "word-problems") for cell in plan.cells]
+    ordered = {("none", "dense")} | {
+        (calibration, variant)
+        for calibration in ("c4", "prompts", "rac")
+        for variant in ("sparsegpt-0.5", "sparsegpt-0.6")
+    }
+    assert plan.evals == [
+        (cell, name)
+        for cell in plan.cells
+        for name in ("word-problems", "word-order")
+        if name == "word-problems" or cell[1:] in ordered
+    ]
     assert plan.timed == {
         Cell("reasoner", "rac", variant)
         for variant in (
@@ -163,14 +173,10 @@ def test_identity_hangs_on_the_run_s_definitions_alone():
 
 
 def test_downloads_are_the_datasets_and_models_of_the_run():
-    assert matrix.downloads(config.validate(VALUES)) == [
-        *(
-            f"resources/datasets/{name}/data.jsonl"
-            for name in ("problems-calibration", "problems-validation", "problems-test")
-        ),
-        "resources/datasets/c4-calibration/data.jsonl",
-        "resources/datasets/c4-heldout/data.jsonl",
-        "resources/models/reasoner",
+    assert matrix.downloads(small(run="other")) == [
+        "resources/datasets/d/data.jsonl",
+        "resources/datasets/e/data.jsonl",  # which d is apart from
+        "resources/models/b",
     ]
 
 

@@ -31,8 +31,12 @@ def dataset(tmp_path):
     return tmp_path / "data.jsonl"
 
 
+def asked(source, folder, dataset, code="c"):
+    return traces.Asked(source, "traces", MODEL, folder, dataset, "transformers", 1, code)
+
+
 def write(source, folder, dataset, output, code="c"):
-    traces.write_traces(source, "traces", MODEL, folder, dataset, "transformers", 1, code, output)
+    traces.write_traces(asked(source, folder, dataset, code), output)
     return read_jsonl(output)
 
 
@@ -111,15 +115,11 @@ def test_shards_put_together_are_what_one_job_makes(tiny_model, dataset, tmp_pat
     at_once = write(source, tiny_model, dataset, tmp_path / "at once" / "t.jsonl.zst")
     shards = [tmp_path / f"{i}" for i in range(count)]
     for i, shard in enumerate(shards):
-        traces.write_shard(
-            *(source, "s", MODEL, tiny_model, dataset, "transformers", 1, "c", shard, (i, count))
-        )
+        traces.write_shard(asked(source, tiny_model, dataset), shard, (i, count))
     kept = [len(read_jsonl(file)) for shard in shards for file in shard.glob("part-*")]
     assert 0 < sum(kept) < len(at_once) + 2 * count * batch  # about the budget
     output = tmp_path / "whole" / "t.jsonl.zst"
-    traces.write_traces(
-        *(source, "s", MODEL, tiny_model, dataset, "transformers", 1, "c", output), shards
-    )
+    traces.write_traces(asked(source, tiny_model, dataset), output, shards)
     assert read_jsonl(output) == at_once
     assert not list(tmp_path.glob("*.work"))
 
@@ -147,10 +147,11 @@ def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_pat
         return generate
     samples.open_engine = slow
     source, model, folder, dataset, output = sys.argv[1:]
-    traces.write_traces(
+    asked = traces.Asked(
         Source.model_validate_json(source), "traces", Model.model_validate_json(model),
-        Path(folder), Path(dataset), "transformers", 1, "c", Path(output),
+        Path(folder), Path(dataset), "transformers", 1, "c",
     )
+    traces.write_traces(asked, Path(output))
     """
     arguments = [source.model_dump_json(), MODEL.model_dump_json(), tiny_model, dataset, broken]
     process = subprocess.Popen(

@@ -50,7 +50,7 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
             that is not supported.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    for package in ("datasets", "requests"):
+    for package in ("datasets", "requests", "sacrebleu"):
         _import_later(package)
     from lm_eval.tasks import TaskManager
 
@@ -72,9 +72,8 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
         except RacError:
             raise
         except Exception as error:
-            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise RacError(
-                f"the task '{name}' cannot be built from the rows of {data}: {cause}"
+                f"the task '{name}' cannot be built from the rows of {data}: {_cause(error)}"
             ) from error
     if output_type(name) != task.OUTPUT_TYPE:
         raise RacError(f"the task '{name}' is {task.OUTPUT_TYPE} and its file does not say so")
@@ -86,6 +85,9 @@ def instances(task: Any) -> list[Any]:
 
     Prompts to sample from are messages, for the model's own chat template. Contexts of log-likelihoods
     are plain text, as lm-eval has it.
+
+    Raises:
+        RacError: a row lacks what the prompt needs, or there are too few rows for the examples.
     """
     task.set_fewshot_seed(FEWSHOT_SEED)
     messages = {
@@ -93,8 +95,17 @@ def instances(task: Any) -> list[Any]:
         "fewshot_as_multiturn": True,
         "chat_template": as_messages,
     }
-    task.build_all_requests(**(messages if task.OUTPUT_TYPE == SAMPLES else {}))
+    try:
+        task.build_all_requests(**(messages if task.OUTPUT_TYPE == SAMPLES else {}))
+    except Exception as error:
+        raise RacError(
+            f"the requests of the task '{task.config.task}' cannot be built: {_cause(error)}"
+        ) from error
     return task.instances
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 class _Later(ModuleType):

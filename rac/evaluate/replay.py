@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rac.errors import RacError
-from rac.evaluate.harness import ROLLING, instances
+from rac.evaluate.harness import ROLLING
 from rac.evaluate.thoughts import answer_part
 
 
@@ -33,7 +33,7 @@ def replay(
     """One answer to each request of a task, through its filters, metrics and aggregations.
 
     Args:
-        task: of `load_task`.
+        task: of `load_task`, its requests built by `instances`. Answers to them are forgotten.
         answer: gives what a model would for an lm-eval instance.
         problems: the `doc_id`s that were answered.
 
@@ -44,23 +44,22 @@ def replay(
     Raises:
         RacError: the task asks other problems.
     """
-    asked: dict[int, list[Any]] = {}
-    for instance in instances(task):
-        asked.setdefault(instance.doc_id, []).append(instance)
-    if asked.keys() != problems:
+    by_problem: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        by_problem.setdefault(instance.doc_id, []).append(instance)
+    if by_problem.keys() != problems:
         raise RacError(
             f"the task '{task.config.task}' asks other problems than the requests hold: generate again"
         )
-    for of_problem in asked.values():
-        for instance in of_problem:
-            instance.resps = [answer(instance)]
+    for instance in task.instances:
+        instance.resps, instance.filtered_resps = [answer(instance)], {}
     task.apply_filters()
     aggregates: dict[str, Any] = {}
     by_filter: dict[str, dict[int, tuple[dict, dict]]] = {}
     for name in task.instances[0].filtered_resps:
         found = by_filter.setdefault(name, {})
         values: dict[str, list] = {}
-        for doc_id, of_problem in asked.items():
+        for doc_id, of_problem in by_problem.items():
             row, answers = of_problem[0].doc, [each.filtered_resps[name] for each in of_problem]
             metrics = task.process_results(row, answers)
             found[doc_id] = row, metrics

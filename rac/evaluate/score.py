@@ -10,7 +10,8 @@ import numpy as np
 from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
-from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, load_task
+from rac.evaluate.budgets import smaller
+from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
@@ -42,9 +43,10 @@ def score(
             `evaluation.samples` of each request, or the task does not say right or wrong.
     """
     task = load_task(evaluation.task, data, evaluation.sandbox)
+    instances(task)  # once for all passes
     asked, answers = read_jsonl(requests), read_jsonl(generations)
     if task.OUTPUT_TYPE == SAMPLES:
-        rows, aggregates = _sampled(task, asked, answers, evaluation.samples, generations)
+        rows, aggregates = _sampled(task, asked, answers, evaluation, generations)
         summary = summarise(rows, evaluation.max_new_tokens)
     else:
         rows, aggregates = _likelihoods(task, asked, answers, generations)
@@ -66,15 +68,16 @@ def score(
 
 
 def _sampled(
-    task: Any, requests: list[dict], generations: list[dict], samples: int, file: Path
+    task: Any, requests: list[dict], generations: list[dict], evaluation: Eval, file: Path
 ) -> tuple[list[dict], list[dict]]:
     """Rows of scores.jsonl.zst of a task that samples, and lm-eval's numbers of each pass."""
     asked = {row["doc_id"]: row for row in requests}
     rows, aggregates = [], []
-    for sample, answers in enumerate(_by_sample(generations, asked, samples, file)):
+    metric = next(iter(task.aggregation()))
+    for sample, answers in enumerate(_by_sample(generations, asked, evaluation.samples, file)):
         found, aggregate = replay(task, sampled(asked, answers), set(asked))
         aggregates.append(aggregate)
-        metric = next(iter(task.aggregation()))
+        right = _right_when_cut(task, asked, answers, smaller(evaluation.max_new_tokens), metric)
         for doc_id, (problem, metrics) in found.items():
             correct, reason, more = _verdict(problem, metrics, task.config.task, metric)
             answer = answers[doc_id]
@@ -91,10 +94,39 @@ def _sampled(
                     "tokens": answer["tokens"],
                     "looping": is_looping(answer["token_ids"]),
                     "answer": None if said is None else _vote(said),
+                    "right_when_cut_at": right[doc_id],
                     **more,
                 }
             )
     return sorted(rows, key=lambda row: (row["doc_id"], row["sample"])), aggregates
+
+
+def _right_when_cut(
+    task: Any, asked: dict[int, dict], answers: dict[int, dict], budgets: list[int], metric: str
+) -> dict[int, list[int]]:
+    """By doc_id, the budgets below a sample's tokens that leave a right answer after its thought."""
+    right: dict[int, list[int]] = {doc_id: [] for doc_id in answers}
+    for place, budget in enumerate(budgets):
+        said = {
+            doc_id: answer["text"][: answer["characters"][place]]
+            for doc_id, answer in answers.items()
+            if answer["tokens"] > budget
+        }
+        said = {
+            doc_id: text
+            for doc_id, text in said.items()
+            if answer_part(asked[doc_id]["opening"] + text, finished=False)[0] is not None
+        }
+        if not said:
+            continue
+        cut = {
+            doc_id: {"text": said.get(doc_id, ""), "finish_reason": "length"} for doc_id in answers
+        }
+        found, _ = replay(task, sampled(asked, cut), set(asked))
+        for doc_id in said:
+            if _verdict(*found[doc_id], task.config.task, metric)[0]:
+                right[doc_id].append(budget)
+    return right
 
 
 def _likelihoods(
@@ -215,7 +247,7 @@ def summarise(rows: list[dict], cap: int) -> dict:
         summary |= {"majority": mean, "majority_se": _defined(se)}
     reasons = Counter(row["reason"] for row in rows).most_common()
     return summary | {
-        "budgets": [_at_budget(rows, max(cap // part, 1), cap) for part in (8, 4, 2, 1)],
+        "budgets": [_at_budget(rows, budget, cap) for budget in (*smaller(cap), cap)],
         "reasons": dict(reasons),
     }
 
@@ -234,12 +266,14 @@ def summarise_likelihoods(rows: list[dict]) -> dict:
 
 
 def _at_budget(rows: list[dict], budget: int, cap: int) -> dict:
-    """What a smaller cap would have given: a sample that needs more tokens is cut, and wrong."""
+    """What a smaller cap would have given: a sample that needs more tokens is cut."""
     problems = [row["doc_id"] for row in rows]
     within = [budget >= cap or row["tokens"] <= budget for row in rows]
-    accuracy, se = clustered_mean(
-        [row["correct"] and fits for row, fits in zip(rows, within, strict=True)], problems
-    )
+    correct = [
+        row["correct"] if fits else budget in row["right_when_cut_at"]
+        for row, fits in zip(rows, within, strict=True)
+    ]
+    accuracy, se = clustered_mean(correct, problems)
     finished = [row["finished"] and fits for row, fits in zip(rows, within, strict=True)]
     return {
         "budget": budget,

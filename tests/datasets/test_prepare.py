@@ -180,7 +180,6 @@ def hub(tmp_path, monkeypatch):
         hub.repositories["datasets/o/n"] = folder
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # as scoring leaves it
         for name in ("ETAG", "DOWNLOAD"):  # patience on a busy machine
             monkeypatch.setenv(f"HF_HUB_{name}_TIMEOUT", "120")
         yield hub

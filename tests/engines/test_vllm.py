@@ -349,7 +349,8 @@ def write_traces(output):
     if not folder.exists():
         shutil.copytree(WEIGHTS, folder)
         write_json(folder / "model.json", {"weights_sha256": "0"} | hashes(folder))
-    traces.write_traces(DEFINITION, "traces", MODEL, folder, data, "vllm", 1, "c", output)
+    asked = traces.Asked(DEFINITION, "traces", MODEL, folder, data, "vllm", 1, "c")
+    traces.write_traces(asked, output)
     return read_jsonl(output)
 
 

@@ -226,3 +226,68 @@ def test_answers_to_other_requests_are_refused(bench, tiny_model, tmp_path):
     write_jsonl(tmp_path / "data.jsonl", [*ROWS[:5], ROWS[5] | {"problem": "?"}, *ROWS[6:]])
     with pytest.raises(RacError, match=r"problem \d is not the one that was answered"):
         score(evaluation, tmp_path / "data.jsonl", requests, generations, *outputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "arguments", "gold"),
+    [
+        (
+            "arc_easy",
+            {
+                "id": "Mercury_1",
+                "question": "Which is hot?",
+                "choices": {"text": ["ice", "fire"], "label": ["A", "B"]},
+                "answerKey": "B",
+            },
+            [
+                ["Question: Which is hot?\nAnswer:", " ice"],
+                ["Question: Which is hot?\nAnswer:", " fire"],
+            ],
+            1,
+        ),
+        (  # its own code makes other rows of the dataset
+            "hellaswag",
+            {
+                "ind": 4,
+                "activity_label": "Baking",
+                "ctx_a": "A man sits.",
+                "ctx_b": "he",
+                "endings": ["stands [step] up.", "flies."],
+                "label": "0",
+            },
+            [["Baking: A man sits. He", " stands up."], ["Baking: A man sits. He", " flies."]],
+            0,
+        ),
+        (
+            "mmlu_anatomy",
+            {
+                "question": "Which is hot?",
+                "choices": list("abcd"),
+                "answer": 2,
+                "subject": "anatomy",
+            },
+            None,
+            2,
+        ),
+    ],
+)
+def test_tasks_of_lm_eval_take_rows_as_the_hub_has_them(
+    tiny_model, tmp_path, task, row, arguments, gold
+):
+    files = [tmp_path / name for name in ("data.jsonl", "requests.jsonl.zst", "answers.jsonl.zst")]
+    write_jsonl(files[0], [row])
+    build_requests(task, files[0], tiny_model, files[1])
+    requests = read_jsonl(files[1])
+    if arguments:
+        assert [request["arguments"] for request in requests] == arguments
+    evaluation = Eval(task=task, dataset="d")
+    for best in range(len(requests)):
+        rows = [
+            {key: request[key] for key in ("doc_id", "id", "request")}
+            | {"log_likelihood": float(i == best), "is_greedy": False, "tokens": 1}
+            for i, request in enumerate(requests)
+        ]
+        write_jsonl(files[2], rows)
+        score(evaluation, *files, tmp_path / "scores.jsonl.zst", tmp_path / "metrics.json")
+        (scored,) = read_jsonl(tmp_path / "scores.jsonl.zst")
+        assert scored["correct"] == (best == gold) and scored["reason"] == "acc"

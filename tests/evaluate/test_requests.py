@@ -71,6 +71,12 @@ def test_names_that_are_no_task(bench, checkpoint, tmp_path, task, line):
         build_requests(task, bench / "data.jsonl", checkpoint, tmp_path / "requests")
 
 
+def test_too_few_rows_for_the_examples_are_one_line(checkpoint, tmp_path):
+    write_jsonl(tmp_path / "data.jsonl", [{"question": "1+1?", "answer": "#### 2"}])
+    with pytest.raises(RacError, match="requests of the task 'gsm8k' cannot be built: .*larger"):
+        build_requests("gsm8k", tmp_path / "data.jsonl", checkpoint, tmp_path / "out")
+
+
 def test_rows_are_as_they_are_whatever_their_types(checkpoint, tmp_path):
     data = tmp_path / "data.jsonl"
     write_jsonl(data, [{"id": "a", "problem": "?", "answer": a} for a in ("1", 2, [3])])

@@ -62,6 +62,7 @@ def generations(samples=3):
             "seed": 0,
             "token_ids": [1],
             "text": text,
+            "characters": [2, 9, 20],  # of budgets of 12, 25 and 50 tokens
             "finish_reason": finish_reason,
             "tokens": tokens,
         }
@@ -97,6 +98,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
             "tokens": ANSWERS[doc_id][sample][2],
             "looping": False,
             "answer": VOTES[doc_id][sample],
+            "right_when_cut_at": [50] if (doc_id, sample) == (1, 1) else [],
         }
         for doc_id in range(3)
         for sample, (correct, reason, finished) in enumerate(VERDICTS[doc_id])
@@ -105,8 +107,9 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
     assert metrics.pop("sha256").keys() == {"scores.jsonl.zst"}
     budgets = metrics.pop("budgets")
     assert [row["budget"] for row in budgets] == [12, 25, 50, 100]
-    # Within 12 tokens one sample is right, within 25 two are; the third right one was cut at 100.
-    assert [row["accuracy"] for row in budgets] == pytest.approx([1 / 9, 2 / 9, 2 / 9, 1 / 3])
+    # Within 12 tokens one sample is right, within 25 two are. The third right one was cut at 100, and would
+    # be right if cut at 50, after "so</think>\\boxed{7}"; 25 leave "so</think>" alone.
+    assert [row["accuracy"] for row in budgets] == pytest.approx([1 / 9, 2 / 9, 1 / 3, 1 / 3])
     assert [row["finished"] for row in budgets] == pytest.approx([3 / 9, 4 / 9, 5 / 9, 5 / 9])
     assert [row["tokens_mean"] for row in budgets] == pytest.approx(
         [102 / 9, 175 / 9, 270 / 9, 420 / 9]
@@ -284,14 +287,54 @@ def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
     subprocess.run([sys.executable, "-c", code, str(bench), str(tmp_path)], check=True, timeout=60)
 
 
+def without_network(*arguments):
+    """Run a verb, which fails where it asks for an address or a connection."""
+    code = (
+        "import socket, sys\n"
+        "def refuse(*asked, **more): raise SystemExit(f'the network was asked: {asked}')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "from rac.__main__ import main\n"
+        "main()\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if "OFFLINE" not in key}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_asks_the_hub(bench, tmp_path, checkpoint):
+    # Tasks of lm-eval name a dataset of the hub; hellaswag's own code takes it apart.
+    row = {"question": "1+1?", "answer": "#### 2", "activity_label": "a", "ctx_a": "b"}
+    row |= {"ctx_b": "c", "endings": ["d", "e"], "label": "0"}
+    write_jsonl(tmp_path / "data.jsonl", [row | {"ind": i} for i in range(6)])
+    for task in ("gsm8k", "hellaswag"):
+        given = ("--task", task, "--dataset", tmp_path / "data.jsonl", "--model", checkpoint)
+        without_network("requests", *given, "--output", tmp_path / f"{task}.jsonl.zst")
+        assert (
+            len(read_jsonl(tmp_path / f"{task}.jsonl.zst")) == {"gsm8k": 6, "hellaswag": 12}[task]
+        )
+    write_jsonl(tmp_path / "generations.jsonl.zst", generations())
+    evaluation = Eval(task="word_problems", dataset="d", samples=3, max_new_tokens=100)
+    without_network(
+        *("score", "--spec", evaluation.model_dump_json(), "--dataset", bench / "data.jsonl"),
+        *("--requests", bench / "requests.jsonl.zst"),
+        *("--generations", tmp_path / "generations.jsonl.zst"),
+        *("--scores", tmp_path / "scores.jsonl.zst", "--metrics", tmp_path / "metrics.json"),
+    )
+    assert len(read_jsonl(tmp_path / "scores.jsonl.zst")) == 9
+
+
 @pytest.mark.slow
 def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
     for name in ("problems-test", "math500"):
         write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", rows)
+    order = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
+    write_jsonl(tmp_path / "resources" / "datasets" / "word-order" / "data.jsonl", order)
     tasks = Path(rac.evaluate.__file__).parent / "tasks"
     command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(tasks)]
-    command += ["--tasks", "word_problems,math500", "--model", "dummy", "--output_path", "out"]
+    command += ["--tasks", "word_problems,math500,word_order", "--model", "dummy"]
+    command += ["--output_path", "out"]
     result = subprocess.run(
         command,
         cwd=tmp_path,
@@ -306,3 +349,4 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     for name in ("word_problems", "math500"):
         assert results[name]["correct,all"] == 0  # the dummy model always says "lol"
         assert results[name]["reason,all"] == {"no boxed answer": 3}
+    assert results["word_order"]["acc,none"] in (0, 1)

@@ -73,6 +73,7 @@ def write_run(
                 "tokens": tokens[i],
                 "looping": False,
                 "answer": "2",
+                "right_when_cut_at": [],
             }
             for i, right in enumerate(given["correct"])
         ]

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ CONFIG = {
         "own": {"path": "own problems.jsonl", "columns": {"problem": "question"}},
         "c4": {"embedded": "c4", "kind": "documents", "split": "calibration"},
         "c4-heldout": {"embedded": "c4", "kind": "documents", "split": "heldout"},
+        "programs": {  # of no run; its dates are no JSON
+            "hub": "livecodebench/code_generation_lite",
+            "revision": "0" * 40,
+            "livecodebench": {
+                "release": "release_v5",
+                "start": date(2024, 8, 1),
+                "end": date(2025, 2, 1),
+            },
+            "kind": "programs",
+        },
     },
     "sources": {
         "text": {"kind": "text", "dataset": "c4", "tokens": 500, "window": 100},

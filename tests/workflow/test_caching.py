@@ -98,6 +98,41 @@ def test_a_run_that_shares_cells_computes_only_its_new_ones(finished):
     assert finished.planned() == TABLE
 
 
+def test_log_likelihoods_are_rows_of_the_table_and_hang_on_no_engine(finished):
+    def add(values):
+        values["datasets"]["order"] = {"embedded": "word-order", "split": "heldout", "rows": 20}
+        values["evals"]["order"] = {"task": "word_order", "dataset": "order"}
+        run = values["runs"]["small"]
+        block = {
+            "models": ["tiny"],
+            "calibrations": [],
+            "variants": ["magnitude"],
+            "evals": ["order"],
+        }
+        values["runs"]["order"] = run | {"cells": [*run["cells"], block]}
+        values["run"] = "order"
+
+    finished.configure(add)
+    finished.make()
+    rows = list(csv.DictReader((finished.folder / "results/summary.csv").open()))
+    names = [(row["variant"], row["eval"]) for row in rows]
+    assert names == [
+        *(("dense", "words"), ("dense", "order"), ("sparsegpt-0.5", "words")),
+        *(("magnitude-0.5", "words"), ("magnitude-0.5", "order")),
+    ]
+    of_order = rows[4]
+    assert of_order["accuracy"] and of_order["accuracy_difference"] and of_order["loss_text"]
+    assert of_order["seconds_generate"]
+    sampled = ("finished", "tokens_mean", "tokens_per_solved", "seconds_per_solved", "majority")
+    assert not any(of_order[column] for column in (*sampled, "loss"))
+    table = (finished.folder / "results/summary.txt").read_text().partition("tiny · order")[2]
+    assert "finished" not in table and "accuracy" in table
+    assert "order" in (finished.folder / "results/report.html").read_text()
+    file = finished.folder / "rac/engines/transformers.py"
+    file.write_text(file.read_text() + "\nCHANGED = True\n")
+    assert finished.planned("--until", "generate")["generate"] == EVERY_CELL
+
+
 def test_an_unrelated_definition_changes_nothing(finished):
     finished.configure(lambda c: c["models"].update(other={"embedded": "reasoner"}))
     assert finished.planned() == {}

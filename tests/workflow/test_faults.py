@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rac.artifacts import sha256_file
+from rac.artifacts import read_json, sha256_file
 
 pytestmark = pytest.mark.slow
 
@@ -132,3 +132,25 @@ def test_a_finished_run_is_whole_and_all_of_it_is_needed(finished):
     hessian.write_bytes(content)
     found = rac(finished, "verify")
     assert found.returncode == 1 and "layer-001.safetensors is not the file" in found.stdout
+
+
+def test_definitions_that_are_edited_during_a_run_count_from_the_next_one(fresh):
+    target = "results/tiny/traces/traces/traces.jsonl.zst"
+    process = fresh.start(target)
+    wait_for(fresh.folder / "results/tiny/traces/traces/work/part-00000.jsonl.zst", process)
+    fresh.configure(lambda values: values["sources"]["traces"].update(tokens=300))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    made = read_json(fresh.folder / "results/tiny/traces/traces/info.json")
+    assert made["provenance"]["inputs"]["source"]["tokens"] == 500 <= made["tokens"]
+    assert fresh.planned(target) == {"traces": 1}  # and what it was made of stays
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_jumped_recomputes_nothing(finished, hours):
+    # As after a copy from a machine with another clock, or a clock that was set during the run.
+    for folder in ("results", "resources"):
+        for file in (finished.folder / folder).rglob("*"):
+            seconds = file.lstat().st_mtime + 3600 * hours
+            os.utime(file, (seconds, seconds), follow_symlinks=False)
+    assert finished.planned() == {}
