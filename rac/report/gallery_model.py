@@ -120,7 +120,7 @@ def _by_token(
     if not len(tokens):
         return
     frame = mechanism.by_position(tokens)
-    names = list(dict.fromkeys(tokens["calibration"]))
+    names = list(tokens["calibration"].unique())
     means = tokens.groupby(["calibration", tokens["position"] < 0], sort=False)["error"].mean()
     yield Drawn(
         "why",

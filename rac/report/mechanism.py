@@ -80,7 +80,7 @@ def by_position(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _first_seen(frame: pd.DataFrame):
-    order = {name: i for i, name in enumerate(dict.fromkeys(frame["calibration"]))}
+    order = {name: i for i, name in enumerate(frame["calibration"].unique())}
     return lambda column: column.map(order) if column.name == "calibration" else column
 
 
