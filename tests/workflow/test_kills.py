@@ -32,6 +32,20 @@ def content(path: Path) -> object:
     return sha256_file(path)
 
 
+def differences(found: object, expected: object, where: str) -> list[str]:
+    """Where two artefacts differ, and how."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = sorted(found.keys() | expected.keys(), key=str)
+        pairs = [(found.get(key), expected.get(key), f"{where}/{key}") for key in keys]
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = [
+            (*both, f"{where}/{i}") for i, both in enumerate(zip(found, expected, strict=True))
+        ]
+    else:
+        return [] if found == expected else [f"{where}: {found} is not {expected}"]
+    return [line for pair in pairs for line in differences(*pair)]
+
+
 def untimed(table: Path) -> list[dict]:
     rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
@@ -73,7 +87,7 @@ def test_kills_at_random_moments_of_every_stage(finished, finished_project):
     for job in asked:
         for path in job["outputs"]:
             expected = content(finished_project / path)
-            assert content(finished.folder / path) == expected, (job["rule"], path)
+            assert not differences(content(finished.folder / path), expected, path)
     assert not list(finished.folder.glob("re*/**/*.tmp")) and "Traceback" not in log.read_text()
 
 
