@@ -35,9 +35,10 @@ reasoner: .venv/installed ## train the embedded reasoner again (about 15 minutes
 schema: .venv/installed ## schemas/config.schema.json from rac/config.py
 	python -m rac config-schema --output schemas/config.schema.json
 
+# Where pip finds a CPU build of torch (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS): another brings its CUDA libraries along.
 lock: .venv/installed ## requirements.lock from pyproject.toml, with hashes of all builds of a package
 	pip install --quiet pip-tools
-	PIP_CONFIG_FILE=/dev/null pip-compile --quiet --strip-extras --extra test --extra slurm --generate-hashes \
+	CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null pip-compile --quiet --strip-extras --extra test --extra slurm --generate-hashes \
 	  --unsafe-package torch --no-emit-find-links --no-emit-index-url --output-file requirements.lock pyproject.toml
 
 clean: ## remove what was computed; .venv stays

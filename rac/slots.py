@@ -111,5 +111,7 @@ def _free(folder: Path, names: Sequence[str], count: int) -> dict[str, int]:
         except BlockingIOError:
             os.close(descriptor)
             continue
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())  # for who wants to know
         taken[name] = descriptor  # open until the process ends
     return taken

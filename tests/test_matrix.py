@@ -173,15 +173,10 @@ def test_identity_hangs_on_the_run_s_definitions_alone():
 
 
 def test_downloads_are_the_datasets_and_models_of_the_run():
-    assert matrix.downloads(config.validate(VALUES)) == [
-        *(
-            f"resources/datasets/{name}/data.jsonl"
-            for name in ("problems-calibration", "problems-validation", "problems-test")
-        ),
-        "resources/datasets/c4-calibration/data.jsonl",
-        "resources/datasets/c4-heldout/data.jsonl",
-        "resources/datasets/word-order/data.jsonl",
-        "resources/models/reasoner",
+    assert matrix.downloads(small(run="other")) == [
+        "resources/datasets/d/data.jsonl",
+        "resources/datasets/e/data.jsonl",  # which d is apart from
+        "resources/models/b",
     ]
 
 

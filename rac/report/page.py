@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,21 @@ import yaml
 from markupsafe import Markup
 
 from rac.artifacts import atomic_folder, read_json, write_text
-from rac.report import answers, gallery, lengths, mechanism, money, outside, style, tidy, times
+from rac.report import (
+    answers,
+    drawing,
+    gallery,
+    gallery_model,
+    lengths,
+    mechanism,
+    money,
+    outside,
+    style,
+    tidy,
+    times,
+)
 
-ROWS = 60  # of a figure's table that the page shows
+ROWS = 40  # of a figure's table that the page shows
 SCRIPT = Path(__file__).with_name("page.js")
 LOOK = Path(__file__).with_name("page.css")
 
@@ -67,29 +79,30 @@ def report(
         for _, group in rows[rows["eval"] != ""].groupby(["model", "eval"], sort=False)
     ]
     answers.shorten([problem for this in evals for problem in this["problems"]])
-    drawn = [
-        one
-        for this in evals
-        for one in gallery.of_eval(
-            this["rows"], this["differences"], this["samples"], this["budgets"], styles
+    jobs: list[Callable] = [
+        partial(
+            gallery.of_eval,
+            *(this["rows"], this["differences"], this["samples"], this["budgets"], styles),
         )
+        for this in evals
     ]
     first = tidy.subject(list(rows["calibration"]))
-    of_first = [this["differences"] for this in evals]
+    of_first = [this["differences"] for this in evals if not this["general"]]
     of_first = [frame[frame["calibration"] == first] for frame in of_first]
     lowest = []
     for _, group in rows.groupby("model", sort=False):
-        of_model, best = _model(group, diagnostics, overlaps, config, missing, styles)
-        drawn += of_model
+        job, best = _model(group, diagnostics, overlaps, config, missing, styles)
+        jobs.append(job)
         lowest += best
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
-    drawn += gallery.of_tokens(tokens)
-    rendered = style.rendered([one.picture.figure for one in drawn])
+    jobs.append(partial(gallery_model.of_tokens, tokens))
+    finished = drawing.finish(jobs)
     pictures: dict[str, list[dict]] = {}
-    for i, (one, (text, _)) in enumerate(zip(drawn, rendered, strict=True)):
-        text = style.inline(text, f"f{i}", one.description, one.picture.tips)
-        picture = {"svg": Markup(text), "caption": one.caption, "table": _table(one)}
-        pictures.setdefault(one.topic, []).append(picture)
+    for i, one in enumerate(finished):
+        drawn = one.drawn
+        text = style.inline(one.svg, f"f{i}", drawn.description, drawn.picture.tips)
+        picture = {"svg": Markup(text), "caption": drawn.caption, "table": _table(drawn)}
+        pictures.setdefault(drawn.topic, []).append(picture)
     script = SCRIPT.read_text(encoding="utf-8")
     page = (
         environment()
@@ -122,8 +135,8 @@ def report(
         )
     )
     with atomic_folder(output.parent / "figures") as folder:
-        for one, (text, pdf) in zip(drawn, rendered, strict=True):
-            style.save(text, pdf, one.frame, folder, one.name)
+        for one in finished:
+            drawing.save(one, folder)
     write_text(output, page)
 
 
@@ -153,6 +166,7 @@ def _eval(
         "eval": name,
         "rows": rows,
         "variant": variant,
+        "general": not tidy.samples(rows),
         "shown": rows[rows["variant"].isin(shown)].to_dict("records"),
         "differences": differences,
         "compared": differences.to_dict("records"),
@@ -169,8 +183,8 @@ def _model(
     config: dict,
     missing: list[str],
     styles: dict[str, style.Style],
-) -> tuple[list[gallery.Drawn], list[dict]]:
-    """The figures of one model's held-out data, and in how many layers each calibration is best."""
+) -> tuple[Callable, list[dict]]:
+    """What draws a model's held-out data, and in how many layers each calibration is best."""
     model = rows["model"].iloc[0]
     once = rows.drop_duplicates(["calibration", "variant"])
     variant = tidy.shown_variant(once) or ""
@@ -182,17 +196,19 @@ def _model(
     ]
     frame = tidy.layers(errors, variant)
     by_token = [cell for cell in here if answers.there(cell["tokens"], missing)]
-    alike = {
-        one["variant"]: tidy.read(one["path"])
-        for one in overlaps
-        if one["model"] == model and answers.there(one["path"], missing)
-    }
+    alike: dict[str, pd.DataFrame] = {}
+    for one in overlaps:
+        if one["model"] == model and answers.there(one["path"], missing):
+            pairs = tidy.read(one["path"])  # of another run, it may hold others
+            known = pairs[["calibration", "baseline"]].isin(set(rows["calibration"])).all(axis=1)
+            alike |= {one["variant"]: pairs[known]} if known.any() else {}
     mixed = outside.mixtures(config, tidy.losses(once))
-    drawn = gallery.of_model(
-        *(once, frame, variant, mechanism.tokens(by_token, variant), alike, mixed, styles)
+    job = partial(
+        gallery_model.of_model,
+        *(once, frame, variant, mechanism.tokens(by_token, variant), alike, mixed, styles),
     )
     best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
-    return list(drawn), best
+    return job, best
 
 
 def environment() -> jinja2.Environment:
@@ -224,9 +240,10 @@ def _format(form: str, value: Any, scale: float = 1) -> str:
     return form.format(float(value) * scale).replace("-", "−").replace("%", " %")
 
 
-def _table(drawn: gallery.Drawn) -> dict[str, Any]:
+def _table(drawn: drawing.Drawn) -> dict[str, Any]:
     """The numbers behind a figure: heads and rows of text, and how many rows were left out."""
     frame = drawn.frame if drawn.table is None else drawn.table
+    frame = frame.drop(columns=["solver", "pattern", "family"], errors="ignore")
     rows = [
         [_cell(value) for value in row]
         for row in frame.head(ROWS).itertuples(index=False, name=None)

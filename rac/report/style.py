@@ -3,11 +3,9 @@
 import functools
 import io
 import math
-import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +44,6 @@ RC: dict[Any, Any] = {
     "ytick.labelsize": 8,
 }
 TIPS = 800  # points of a figure that say what they are, at most
-PROCESSES = 8  # that draw, at most
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
 BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
@@ -233,10 +230,13 @@ def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -
         r' d="[^"]*"', lambda one: re.sub(r" ?\s?([A-Z]) ?|\s+(?=\")", r"\1", one[0]), text
     )
     text = re.sub(r"<g>(<(?:path|text|use) [^>]*(?:/>|>[^<]*</text>))</g>", r"\1", text)
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda one: one[0] if one[1] in used else "", text)
-    text = re.sub(r' id="', f' id="{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', text))
+    short = {old: f"{name}-{i}" for i, old in enumerate(used)}
+    text = re.sub(
+        r' id="([^"]+)"', lambda one: f' id="{short[one[1]]}"' if one[1] in short else "", text
+    )
+    text = re.sub(r"url\(#([^)]+)", lambda one: f"url(#{short[one[1]]}", text)
+    text = re.sub(r'xlink:href="#([^"]+)', lambda one: f'href="#{short[one[1]]}', text)
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None
     opening = (
@@ -262,25 +262,3 @@ def spoken(number: float, share: bool, low: float = math.nan, high: float = math
     form = "{:.1%}" if share else "{:,.4g}"
     ends = f" [{form.format(low)}, {form.format(high)}]" if pd.notna(low) else ""
     return (form.format(number) + ends).replace("-", "−").replace("%", " %")
-
-
-def rendered(figures: Sequence[Figure]) -> list[tuple[str, bytes]]:
-    """Each figure as SVG text and as PDF, several at a time: most of a page's time is spent here."""
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, PROCESSES)) as pool:
-        return list(pool.map(_render, figures, chunksize=4))
-
-
-def _render(figure: Figure) -> tuple[str, bytes]:
-    text, stream = svg(figure), io.BytesIO()
-    figure.set_layout_engine("none")  # keep the places that drawing gave
-    with rc_context(RC):
-        unsaid = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-        figure.savefig(stream, format="pdf", metadata=unsaid)
-    return text, stream.getvalue()
-
-
-def save(text: str, pdf: bytes, frame: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write name.svg, name.pdf and, with what they show, name.csv."""
-    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
-    (folder / f"{name}.pdf").write_bytes(pdf)
-    frame.to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")

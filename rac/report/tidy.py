@@ -98,7 +98,13 @@ def absent(rows: pd.DataFrame) -> pd.Series:
     """Whether a row's cell was to be evaluated and is not: it failed, or was not computed yet."""
     if "eval" not in rows or "accuracy" not in rows:
         return pd.Series(False, rows.index)
-    return (rows["eval"] != "") & rows["accuracy"].isna()
+    none = rows["accuracy"].isna()
+    return (rows["eval"] != "") & (none & rows["loss"].isna() if "loss" in rows else none)
+
+
+def samples(rows: pd.DataFrame) -> bool:
+    """Whether the rows are of an eval that asks for written answers: for others no tokens are counted."""
+    return bool(rows["tokens_mean"].notna().any()) or bool(absent(rows).all())
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:

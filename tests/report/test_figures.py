@@ -1,10 +1,11 @@
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 
 import pandas as pd
 import pytest
 
-from rac.report import figures, style
+from rac.report import drawing, figures, style
 
 STYLE = style.styles(["none", "c4", "rac"])
 
@@ -140,9 +141,10 @@ def test_the_same_figure_gives_the_same_bytes(draw):
 def test_files_hold_the_figure_and_its_data(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        figure = figures.dots(cells(), "accuracy", "accuracy", STYLE).figure
-        ((text, pdf),) = style.rendered([figure])
-        style.save(text, pdf, cells(), folder, "one")
+        picture = figures.dots(cells(), "accuracy", "accuracy", STYLE)
+        drawn = drawing.Drawn("topic", "one", cells(), picture, "", "")
+        (finished,) = drawing.finish([partial(list, [drawn])])
+        drawing.save(finished, folder)
     names = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert set(names) == {"one.svg", "one.pdf", "one.csv"}
     assert names["one.pdf"].startswith(b"%PDF")

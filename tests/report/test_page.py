@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
+
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> \x00 &amp; <img src=x onerror=alert(2)>"
 
@@ -217,6 +219,50 @@ def test_tokens_and_run_time_are_shown(two_cells):
     assert "thoughts source of traces tiny – 250 750 75.0 %" in two_cells
     assert "sums eval, dense model tiny – 10 100 90.9 %" in two_cells
     assert "half rac 20.0 1.25 × – – – – 0.0 500" in two_cells
+
+
+def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
+    cells = [made.dense([1])]
+    cells += [made.cell(name, "half", [1], errors=(0.1, 0.2)) for name in ("c4", "mine", "rac")]
+    run = made.run(tmp_path, cells)
+    run["cells"] = [cell for cell in run["cells"] if cell["calibration"] != "mine"]
+    for kind in ("diagnostics", "generations"):
+        run[kind] = [cell for cell in run[kind] if cell["calibration"] != "mine"]
+    output = made.page(run, tmp_path)
+    lines = (output.parent / "figures/jaccard-half-tiny.csv").read_text().splitlines()
+    assert len(lines) == 3 and all(",rac,c4," in line for line in lines[1:])
+
+
+def test_general_tasks_stand_outside_reasoning(made, tmp_path):
+    """Choices have no tokens and whole texts no accuracy; neither is missing, nor in the headline."""
+    cells = [made.dense([1] * 9)]
+    cells += [made.cell(name, "half", right) for name, right in (("c4", [0] * 9), ("rac", [1] * 9))]
+    run = made.run(tmp_path, cells)
+    others = {}
+    for name in ("choices", "texts"):
+        others[name] = made.run(tmp_path, cells, name=name)
+        for cell in others[name]["cells"]:
+            metrics = read_json(cell["metrics"])
+            for key in [
+                key for key in metrics if key.startswith(("tokens", "finished", "looping"))
+            ]:
+                del metrics[key]
+            del metrics["budgets"]
+            rows = [dict(row, tokens=None) for row in read_jsonl(cell["scores"])]
+            if name == "texts":
+                metrics |= {"accuracy": None, "accuracy_se": None, "loss": 80.5, "loss_se": 1.0}
+                rows = [dict(row, correct=None) for row in rows]
+            write_json(Path(cell["metrics"]), metrics)
+            write_jsonl(Path(cell["scores"]), rows)
+        run["cells"] += others[name]["cells"]
+    output = made.page(run, tmp_path)
+    words = read_page(output).words()
+    assert "higher than with c4 in 1 of 1 comparisons" in words and "missing" not in words
+    assert "nats a text" in words
+    outside = words.partition("Outside reasoning: general text and tasks")[2]
+    assert "tiny, choices: accuracy" in outside and "tiny, texts: loss a text" in outside
+    stems = {path.stem for path in (output.parent / "figures").iterdir()}
+    assert "accuracy-others-tiny-choices" in stems and "accuracy-others-tiny-texts" not in stems
 
 
 def test_provenance_is_shown_flat(page):

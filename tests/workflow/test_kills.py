@@ -23,7 +23,8 @@ TIMED = {"provenance", "seconds", "tokens_per_second", "sha256"}
 def content(path: Path) -> object:
     """An artefact as far as it does not hang on the clock."""
     if path.is_dir():
-        return {file.name: content(file) for file in sorted(path.iterdir())}
+        files = (file for file in path.iterdir() if not file.name.startswith("."))  # Snakemake's
+        return {file.name: content(file) for file in files}
     if path.suffix == ".json":
         return {key: value for key, value in read_json(path).items() if key not in TIMED}
     if path.name == "summary.csv":

@@ -1,27 +1,31 @@
 """One machine with several GPUs, for which CPU threads stand in: a job a slot, and the same table."""
 
-import json
+import os
 import re
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 pytestmark = pytest.mark.slow
 
-HEAVY = ("traces", "hessians", "compress", "generate", "diagnostics", "runtime")
+HEAVY = {"traces": 2, "hessians": 2, "compress": 2, "generate": 3, "diagnostics": 3}
 
 
-def jobs_on_gpus(folder: Path) -> list[tuple[str, float, float]]:
-    """The slot of every job that had one, with when it started and when its output was there."""
-    found = {}
-    for file in (folder / ".snakemake/metadata").rglob("*"):
-        record = json.loads(file.read_text()) if file.is_file() else {}
-        if record.get("rule") in HEAVY:
-            log = record["log"][0]
-            slot = re.search(r"^GPU (\d) of 0, 1$", (folder / log).read_text(), re.M)
-            found[log] = slot[1], record["starttime"], record["endtime"]
-    return list(found.values())
+def runs(process: int) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def holders(folder: Path) -> dict[str, int]:
+    """By slot, the process that took it last."""
+    files = (folder / slot for slot in "01")
+    return {file.name: int(text) for file in files if file.exists() and (text := file.read_text())}
 
 
 def test_two_slots_are_both_busy_with_one_job_each_and_give_the_same_table(
@@ -30,14 +34,28 @@ def test_two_slots_are_both_busy_with_one_job_each_and_give_the_same_table(
     fresh.configure(lambda values: values["models"]["tiny"].update(device="gpu"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the slots' locks are
-    fresh.make("--profile", "profiles/workstation", "--resources", "gpu=2")
-    jobs = jobs_on_gpus(fresh.folder)
-    assert len(jobs) == 12  # 2 traces, 2 hessians, 2 compress, 3 generate, 3 diagnostics
-    assert {slot for slot, _, _ in jobs} == {"0", "1"}
-    pairs = [(one, other) for i, one in enumerate(jobs) for other in jobs[i + 1 :]]
-    together = [(a, b) for a, b in pairs if a[1] < b[2] and b[1] < a[2]]
-    assert together
-    assert all(one[0] != other[0] for one, other in together)
+    process = fresh.start("--profile", "profiles/workstation", "--resources", "gpu=2")
+    jobs: dict[str, list[int]] = {"0": [], "1": []}
+    both = 0
+    while process.poll() is None:
+        for slot, job in holders(tmp_path / f"rac-slots-{os.getuid()}").items():
+            if jobs[slot][-1:] != [job]:
+                assert not (jobs[slot] and runs(jobs[slot][-1]))  # who had it before has ended
+                jobs[slot].append(job)
+        both += all(taken and runs(taken[-1]) for taken in jobs.values())
+        time.sleep(0.02)
+    assert process.returncode == 0, process.stdout.read()
+    process.stdout.close()
+    assert both and all(len(taken) > 1 for taken in jobs.values())
+    taken = [job for each in jobs.values() for job in each]
+    assert len(taken) == len(set(taken)) == sum(HEAVY.values())
+    said = [
+        re.findall(r"^GPU (\d) of 0, 1$", log.read_text(), re.M)
+        for log in (fresh.folder / "logs").rglob("*.log")
+    ]
+    assert sorted(slot for each in said for slot in each) == sorted(
+        slot for slot, each in jobs.items() for _ in each
+    )
     assert fresh.table() == type(fresh)(finished_project).table()
 
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -154,11 +155,9 @@ ARGUMENTS = (
 
 
 def cut(values: dict) -> None:
-    """One compressed cell beside the dense one, on a GPU, and nothing held out."""
+    """The cells on a GPU, and nothing held out."""
     values["models"]["tiny"]["device"] = "gpu"
-    run = values["runs"]["small"]
-    run["cells"][0]["variants"] = ["sparsegpt"]
-    del run["heldout"]
+    del values["runs"]["small"]["heldout"]
 
 
 def longer(values: dict) -> None:
@@ -209,7 +208,8 @@ def test_a_run_goes_through_a_cluster_that_cancels_and_kills_its_jobs(cluster, f
     # Jobs wait for the one GPU, and no two have it at once.
     on_gpu = sorted((job for job in jobs if job.gpu), key=lambda job: job.start)
     rules = [re.match("rule_([a-z]+)", job.comment)[1] for job in on_gpu]
-    assert sorted(rules) == ["compress", "generate", "generate", "hessians", "traces", "traces"]
+    wanted = {"traces": 2, "hessians": 1, "compress": 2, "generate": 3}
+    assert Counter(rules) == wanted
     pairs = list(zip(on_gpu, on_gpu[1:], strict=False))
     assert all(first.end <= second.start for first, second in pairs)
     assert any(second.submitted < first.end for first, second in pairs)

@@ -1,0 +1,225 @@
+"""Which figures a model gets of its held-out data, and a run of its tokens."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from rac.report import figures, mechanism, outside, tidy
+from rac.report.drawing import Drawn
+from rac.report.gallery import said
+from rac.report.style import Style
+
+
+def of_model(
+    rows: pd.DataFrame,
+    layers: pd.DataFrame,
+    variant: str,
+    tokens: pd.DataFrame,
+    overlaps: dict[str, pd.DataFrame],
+    mixed: pd.DataFrame,
+    styles: dict[str, Style],
+) -> Iterator[Drawn]:
+    """Why it works, and losses on held-out data, of one model.
+
+    Args:
+        rows: of the summary, a row a cell.
+        layers: of `tidy.layers`, at `variant`.
+        tokens: of `mechanism.tokens`, at `variant`.
+        overlaps: variant → CSV of `rac.overlaps`.
+        mixed: of `outside.mixtures`.
+        styles: of `style.styles`.
+    """
+    model = rows["model"].iloc[0]
+    yield from _by_token(model, variant, tokens, styles)
+    for part, of in (("decode", "held-out thoughts"), ("prompt", "held-out prompts")):
+        yield from _by_layer(model, rows, layers, variant, part, of, styles)
+    for name, whole in overlaps.items():
+        frame = _with_subject(whole)
+        for value, label, what in (
+            (
+                "jaccard",
+                "overlap of kept weights",
+                "kept weights that two calibrations share (Jaccard)",
+            ),
+            (
+                "rank_correlation",
+                "rank correlation of importance",
+                "Spearman’s correlation of the weights’ importance |w| ‖x‖",
+            ),
+        ):
+            means = frame.groupby(["calibration", "baseline", "projection"], sort=False)[
+                value
+            ].mean()
+            yield Drawn(
+                "why",
+                f"{value}-{name}-{model}",
+                frame,
+                mechanism.overlap(frame, value, label, styles),
+                f"{model}, {name}: {what}, for every layer in the order of the model.",
+                "Means. "
+                + " ".join(
+                    f"{key[0]}, {key[1]}: {number:.3g}."
+                    for key, number in frame.groupby(["calibration", "baseline"], sort=False)[value]
+                    .mean()
+                    .items()
+                ),
+                means.unstack().reset_index(),
+            )
+    frame = tidy.losses(rows)
+    if len(frame):
+        yield Drawn(
+            "outside",
+            f"losses-{model}",
+            frame,
+            outside.price(frame, styles),
+            f"{model}: loss on held-out thoughts against loss on held-out text, with 95 % "
+            "intervals. A line runs from the lowest to the highest sparsity; hollow markers are "
+            "other patterns and solvers. Down is better at thoughts, left is better at text.",
+            said(frame, "loss_thoughts", "calibration", False, "Loss on thoughts. ")
+            + said(frame, "loss_text", "calibration", False, " Loss on text. "),
+        )
+    frame = tidy.measured(rows, "loss_text")
+    if tidy.sweeps(frame).any():
+        frame = frame[tidy.sweeps(frame) | (frame["variant"] == "dense")]
+        label = "loss on held-out text"
+        yield Drawn(
+            "outside",
+            f"loss_text-{model}",
+            frame,
+            figures.against_sparsity(frame, "loss_text", label, styles, zero=False),
+            f"{model}: loss on held-out text against sparsity, nats a token, with 95 % intervals; "
+            "dashed: dense.",
+            said(frame, "loss_text", "calibration", False),
+        )
+    if len(mixed):
+        yield Drawn(
+            "mixtures",
+            f"mixtures-{model}",
+            mixed,
+            outside.front(mixed, styles),
+            f"{model}, {mixed['variant'].iloc[0]}: the same, as the Hessians of text and of thoughts are "
+            "mixed; a number is the share of text.",
+            said(mixed, "loss_thoughts", "calibration", False, "Loss on thoughts. ")
+            + said(mixed, "loss_text", "calibration", False, " Loss on text. "),
+        )
+
+
+def _with_subject(overlaps: pd.DataFrame) -> pd.DataFrame:
+    """All pairs of calibrations; of more than three only those that the subject is one of."""
+    pair = overlaps[["calibration", "baseline"]]
+    names = list(dict.fromkeys(pair.to_numpy()[:, ::-1].flat))
+    if len(names) <= 3:
+        return overlaps
+    return overlaps[(pair == tidy.subject(names)).any(axis="columns")]
+
+
+def _by_token(
+    model: str, variant: str, tokens: pd.DataFrame, styles: dict[str, Style]
+) -> Iterator[Drawn]:
+    """Errors against the place of a token, and ratios of them problem by problem."""
+    if not len(tokens):
+        return
+    frame = mechanism.by_position(tokens)
+    names = list(dict.fromkeys(tokens["calibration"]))
+    means = tokens.groupby(["calibration", tokens["position"] < 0], sort=False)["error"].mean()
+    yield Drawn(
+        "why",
+        f"positions-{model}",
+        frame,
+        mechanism.positions(frame, styles),
+        f"{model}, {variant}: relative error of layer outputs on held-out problems, mean over layers and "
+        "problems, against the place of the token; dashed: where the prompt ends.",
+        " ".join(
+            f"{name}: {means.get((name, True), float('nan')):.3g} on prompts, "
+            f"{means.get((name, False), float('nan')):.3g} on thoughts."
+            for name in names
+        ),
+    )
+    subject = tidy.subject(names)
+    for baseline in [name for name in names if name != subject][:2]:
+        ratio = mechanism.ratios(tokens, baseline, subject or "")
+        if len(ratio):
+            above = ratio[ratio["position"] >= 0]["ratio"]
+            geometric = ratio.groupby("sequence", as_index=False)["ratio"].median()
+            yield Drawn(
+                "why",
+                f"ratios-{baseline}-{model}",
+                ratio,
+                mechanism.heat(ratio, f"e({baseline}) / e({subject})"),
+                f"{model}, {variant}: token by token, the error with {baseline} over the error with "
+                f"{subject}; above 1 {subject} is better. A row is a held-out problem; dashed: where the "
+                "prompt ends.",
+                f"On thoughts {subject} is better at {(above > 1).mean():.1%} of {len(above):,} tokens; the "
+                f"median ratio is {above.median():.3g}.",
+                geometric.rename(columns={"ratio": "median ratio"}),
+            )
+
+
+def _by_layer(
+    model: str,
+    rows: pd.DataFrame,
+    layers: pd.DataFrame,
+    variant: str,
+    part: str,
+    of: str,
+    styles: dict[str, Style],
+) -> Iterator[Drawn]:
+    """Errors of layers: their mean by sparsity, and each of them at one variant."""
+    label = f"relative error, {part} tokens"
+    value = f"layer_error_heldout_{part}"
+    frame = tidy.measured(rows[rows["variant"] != "dense"], value)
+    if frame[value].notna().any():
+        swept = tidy.sweeps(frame)
+        if frame.loc[swept, value].notna().any():
+            frame = frame[swept]
+            picture = figures.against_sparsity(frame, value, label, styles, log=True)
+        else:
+            picture = figures.dots(frame, value, label, styles)
+        yield Drawn(
+            "why",
+            f"{value}-{model}",
+            frame,
+            picture,
+            f"{model}: relative error of layer outputs on the {part} tokens of {of}, mean over layers.",
+            said(frame, value, "calibration", False),
+        )
+    if len(layers):
+        means = layers.groupby("calibration", sort=False, as_index=False).mean(numeric_only=True)
+        yield Drawn(
+            "why",
+            f"layers-{part}-{model}",
+            layers,
+            mechanism.per_layer(layers, f"error_{part}", label, styles),
+            f"{model}, {variant}: the same for every layer, in the order of the model.",
+            f"Relative error of {layers['layer'].nunique()} layers. "
+            + said(means.assign(variant="mean"), f"error_{part}", "calibration", False),
+            layers.pivot_table(
+                f"error_{part}", ["layer", "name"], "calibration", sort=False
+            ).reset_index(),
+        )
+
+
+def of_tokens(tokens: list[dict]) -> Iterator[Drawn]:
+    """Who wrote the tokens, of `answers.source_tokens` and `answers.eval_tokens`."""
+    rows = [
+        {key: one[key] for key in ("name", "model", "kind")}
+        | {part: one[part] / (one["prompt"] + one["decode"]) for part in ("prompt", "decode")}
+        for one in tokens
+        if one["decode"]
+    ]
+    if rows:
+        frame = pd.DataFrame(rows)
+        several = frame["model"].nunique() > 1
+        named = frame["name"] + (", " + frame["model"] if several else "")
+        yield Drawn(
+            "tokens",
+            "token-shares",
+            frame,
+            mechanism.shares(frame.assign(name=named)),
+            "Tokens that the dense model read (prompts) and wrote (thoughts and answers), in sources of "
+            "traces and in benchmarks.",
+            " ".join(
+                f"{name}: {share:.1%} written."
+                for name, share in zip(named, frame["decode"], strict=True)
+            ),
+        )
