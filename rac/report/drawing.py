@@ -1,5 +1,6 @@
 """Figures are drawn several at a time: most of a page's time is spent here."""
 
+import gc
 import io
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +39,9 @@ class Finished(NamedTuple):
 
 def finish(jobs: Sequence[Callable[[], Iterable[Drawn]]]) -> list[Finished]:
     """What the jobs draw, in their order; each is done by a process of its own."""
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, PROCESSES)) as pool:
+    workers = min(os.cpu_count() or 1, PROCESSES)
+    # Figures are cycles of objects: looking for them costs a tenth of the time, and the processes end soon.
+    with ProcessPoolExecutor(workers, initializer=gc.disable) as pool:
         return [one for of_job in pool.map(_finish, jobs) for one in of_job]
 
 

@@ -97,8 +97,8 @@ def of_model(
             f"mixtures-{model}",
             mixed,
             outside.front(mixed, styles),
-            f"{model}, {mixed['variant'].iloc[0]}: the same, as the Hessians of text and of thoughts are "
-            "mixed; a number is the share of text.",
+            f"{model}, {mixed['variant'].iloc[0]}: loss on held-out thoughts against loss on held-out text, "
+            "as the Hessians of text and of thoughts are mixed; a number is the share of text.",
             said(mixed, "loss_thoughts", "calibration", False, "Loss on thoughts. ")
             + said(mixed, "loss_text", "calibration", False, " Loss on text. "),
         )
@@ -120,7 +120,7 @@ def _by_token(
     if not len(tokens):
         return
     frame = mechanism.by_position(tokens)
-    names = list(dict.fromkeys(tokens["calibration"]))
+    names = list(tokens["calibration"].unique())
     means = tokens.groupby(["calibration", tokens["position"] < 0], sort=False)["error"].mean()
     yield Drawn(
         "why",

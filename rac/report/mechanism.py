@@ -80,7 +80,7 @@ def by_position(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _first_seen(frame: pd.DataFrame):
-    order = {name: i for i, name in enumerate(dict.fromkeys(frame["calibration"]))}
+    order = {name: i for i, name in enumerate(frame["calibration"].unique())}
     return lambda column: column.map(order) if column.name == "calibration" else column
 
 
@@ -183,7 +183,7 @@ def _border(axes: Axes) -> None:
         "textcoords": "offset points",
         "fontsize": 7.5,
         "color": INK,
-        "va": "top",
+        "va": "bottom",
     }
     look["xycoords"] = axes.get_xaxis_transform()
     axes.annotate("prompt", (-0.5, 1), xytext=(-3, 1), ha="right", **look)

@@ -116,11 +116,11 @@ def fronts(
         for kind in frame["kind"].unique():
             if kind != "dense":
                 axes.plot([], [], color=INK, marker=KINDS[kind], linestyle="none", label=kind)
-        for row in best.to_dict("records")[:8]:
+        for i, row in enumerate(best.to_dict("records")[:8]):
             axes.annotate(
                 row["variant"],
                 (row[cost] * scale, row["accuracy"]),
-                xytext=(0, 7),
+                xytext=(0, -14 if i % 2 else 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=7,

@@ -227,6 +227,7 @@ def environment() -> jinja2.Environment:
         "tenths": partial(_format, "{:,.1f}"),
         "thousandths": partial(_format, "{:,.3f}"),
         "short": partial(_format, "{:.3g}"),
+        "hundredths": partial(_format, "{:.2f}"),
         "times": partial(_format, "{:.2f} ×"),
         "mebibytes": partial(_format, "{:,.1f}", scale=2**-20),
     }

@@ -181,7 +181,9 @@ def log_axis(axes: Axes, which: str) -> None:
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
     low, high = getattr(axes, f"get_{which}lim")()
-    axis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 3, 5)))
+    wide = high / low
+    subs = (1,) if wide > 300 else (1, 3) if wide > 30 else (1, 2, 3, 5)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(plain_tick)
     axis.set_minor_formatter(NullFormatter())
 
