@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from rac.errors import RacError
 
+LOCK = ".lock"  # in a folder of parts
 UMASK = os.umask(0)
 os.umask(UMASK)
 
@@ -245,36 +246,57 @@ def parts(
         shards: folders that `keep_parts` made, to take parts from as well.
 
     Raises:
-        RacError: a shard is missing, or its parts are of another header.
+        RacError: a shard is missing, or its parts are of another header; or another process works in `work`.
     """
-    header_file, identity = work / "header.json", sha256_json(header)
-    if work.exists() and _header(work) != identity:
-        print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
-        shutil.rmtree(work)
-    if not header_file.exists():
-        write_json(header_file, {"identity": identity, **header})
+    identity = sha256_json(header)
     for shard in shards:
         if _header(shard) != identity:
             raise RacError(
                 f"{shard} is of another definition, code or input; delete it to have it made again"
             )
-    stored = []
-    for folder in (*shards, work):
-        for part in sorted(folder.glob("part-*.jsonl.zst")):
-            try:
-                rows = read_jsonl(part)
-            except RacError as error:
-                print(f"{error}: what it held is made again now", file=sys.stderr)
-                if folder == work:
-                    part.unlink()
-                continue
-            stored += rows
-            yield rows
-    names = (work / f"part-{i:05d}.jsonl.zst" for i in itertools.count())
-    free = (name for name in names if not name.exists())
-    for part, new in zip(free, compute(stored), strict=False):
-        write_jsonl(part, new)
-        yield read_jsonl(part)
+    with _alone(work):
+        old = [file for file in work.iterdir() if file.name != LOCK]
+        if old and _header(work) != identity:
+            print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
+            for file in old:
+                file.unlink()
+        if not (work / "header.json").exists():
+            write_json(work / "header.json", {"identity": identity, **header})
+        stored = []
+        for folder in (*shards, work):
+            for part in sorted(folder.glob("part-*.jsonl.zst")):
+                try:
+                    rows = read_jsonl(part)
+                except RacError as error:
+                    print(f"{error}: what it held is made again now", file=sys.stderr)
+                    if folder == work:
+                        part.unlink()
+                    continue
+                stored += rows
+                yield rows
+        names = (work / f"part-{i:05d}.jsonl.zst" for i in itertools.count())
+        free = (name for name in names if not name.exists())
+        for part, new in zip(free, compute(stored), strict=False):
+            write_jsonl(part, new)
+            yield read_jsonl(part)
+
+
+@contextlib.contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Make a folder of parts and keep other processes out of it."""
+    with _write_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(work / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RacError(
+                f"{work}: another job works on the same; end it first (has its workflow left it?)"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def keep_parts(work: Path, output: Path) -> None:
@@ -284,7 +306,7 @@ def keep_parts(work: Path, output: Path) -> None:
         RacError: the file system refuses, with the path.
     """
     with atomic_folder(output) as folder:
-        shutil.copytree(work, folder, dirs_exist_ok=True)
+        shutil.copytree(work, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
 
 
 def _header(folder: Path) -> str | None:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from rac import matrix
+from rac import inventory, matrix
 from rac.config import Config
 
 # Folders of results/ that hold artefacts of several cells, by how deep their artefacts lie.
@@ -17,9 +17,9 @@ def unused(config: Config) -> list[Path]:
     for run in config.runs:
         active = config.model_copy(update={"run": run})
         files = [*matrix.summary_files(active), *matrix.report_files(active)]
-        files += [file for made in matrix.shared(active) for file in (made.path, *made.shards)]
+        files += [file for made in inventory.shared(active) for file in (made.path, *made.shards)]
         needed |= {_unit(Path(file).parts) for file in files}
-        needed |= {_unit(Path(file).parts) for file in matrix.generation_shards(active)}
+        needed |= {_unit(Path(file).parts) for file in inventory.generation_shards(active)}
     there = {
         _unit(file.parts)
         for root in ("resources/datasets", "resources/models", "results")
@@ -45,7 +45,7 @@ def _unit(parts: tuple[str, ...]) -> tuple[str, ...] | None:
     """The part of a path that is removed as one; None for what belongs to no single run, or holds such."""
     if parts[0] == "resources":
         depth = 3
-    elif len(parts) < 3 or parts[1] in matrix.OF_RUN:
+    elif len(parts) < 3 or parts[1] in inventory.OF_RUN:
         return None
     elif parts[2] == "shards":
         depth = SHARDS.get(parts[3], 4) if len(parts) > 3 else 4

@@ -23,10 +23,6 @@ EXECUTION = {
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
 
 
-# Folders of results/ that are made anew for the active run.
-OF_RUN = ("figures", "benchmarks", "preview")
-
-
 class Cell(NamedTuple):
     """One compressed model, or the dense one as (model, none, dense)."""
 
@@ -94,7 +90,7 @@ def _quantization(variant: Variant | None) -> str | None:
     return f"{variant.quantize.scheme} {variant.quantize.method}"
 
 
-def _used(config: Config, kind: str) -> set[str]:
+def used(config: Config, kind: str) -> set[str]:
     """The models, calibrations or evals that the active run's blocks name."""
     return {name for block in config.runs[config.run].cells for name in getattr(block, kind)}
 
@@ -125,7 +121,7 @@ def searched_sources(config: Config, model: str | None = None) -> set[str]:
 def generated_sources(config: Config, model: str) -> list[str]:
     """The sources of traces that a model generates for the active run, for itself or for others."""
     found = set()
-    for user in _used(config, "models"):
+    for user in used(config, "models"):
         for name in {*measured_sources(config, user), *searched_sources(config, user)}:
             source = config.sources[name]
             maker = (source.traces_of and source.traces_of.model) or user
@@ -143,17 +139,17 @@ def restrict(config: Config) -> Config:
     variants = {name for name in config.variants if singles & set(config.expanded(name))}
     others = [other for name in sources if (other := config.sources[name].traces_of)]
     sources |= {other.source for other in others}
-    models = _used(config, "models") | {other.model for other in others if other.model}
+    models = used(config, "models") | {other.model for other in others if other.model}
     datasets = {config.sources[name].dataset for name in sources}
-    datasets |= {config.evals[name].dataset for name in _used(config, "evals")}
+    datasets |= {config.evals[name].dataset for name in used(config, "evals")}
     datasets |= {other for name in datasets for other in config.datasets[name].without}
     kept: dict[str, set[str]] = {
         "models": models,
         "datasets": datasets,
         "sources": sources,
-        "calibrations": _used(config, "calibrations"),
+        "calibrations": used(config, "calibrations"),
         "variants": variants,
-        "evals": _used(config, "evals"),
+        "evals": used(config, "evals"),
         "workloads": {run.workload} if run.workload else set(),
         "runs": {config.run},
     }
@@ -179,81 +175,6 @@ def code_version() -> str:
     shown = {"summary", "report"}
     names = [name for stage, names in STAGES.items() if stage not in shown for name in names]
     return f"{__version__}+{fingerprint(*names, *sorted(CHOSEN))}"
-
-
-class Shared(NamedTuple):
-    """An artefact that cells hang on, and the files that tell of its making."""
-
-    name: str
-    path: str
-    log: str
-    benchmark: str
-    shards: tuple[str, ...] = ()
-
-
-def shared(config: Config) -> list[Shared]:
-    """What the cells of the active run hang on, in the order in which it is made."""
-    used, heldout = restrict(config), config.runs[config.run].heldout
-    text = heldout.text if heldout else None  # no Hessians are taken over it
-    found = [
-        Shared(
-            f"dataset {name}",
-            f"resources/datasets/{name}",
-            f"logs/datasets/{name}.log",
-            f"results/benchmarks/dataset/{name}.tsv",
-        )
-        for name in used.datasets
-    ]
-    for model in used.models:
-        found.append(
-            Shared(
-                f"{model}",
-                f"resources/models/{model}",
-                f"logs/models/{model}.log",
-                f"results/{model}/benchmarks/model.tsv",
-            )
-        )
-        measured = measured_sources(config, model) if model in _used(config, "models") else []
-        searched = searched_sources(config, model) - {*measured}
-        evals = {name for cell, name in plan(config, config.run).evals if cell.model == model}
-        for stage, names in (
-            ("traces", generated_sources(config, model)),
-            ("sources", [*measured, *sorted(searched)]),
-            ("hessians", [name for name in measured if name != text]),
-            ("requests", [name for name in config.evals if name in evals]),
-        ):
-            for name in names:
-                count = config.sources[name].shards if stage in ("traces", "hessians") else 1
-                folder = f"results/{model}/shards/{stage}/{name}"
-                found.append(
-                    Shared(
-                        f"{model} {stage} {name}",
-                        _MADE.get(stage, "results/{model}/{stage}/{name}").format(
-                            model=model, stage=stage, name=name
-                        ),
-                        f"logs/{model}/{stage}/{name}.log",
-                        f"results/{model}/benchmarks/{stage}/{name}.tsv",
-                        tuple(f"{folder}/{i}" for i in range(count)) if count > 1 else (),
-                    )
-                )
-    return found
-
-
-# Where a stage's folder is there before its work is done, what is there after it.
-_MADE = {
-    "traces": "results/{model}/{stage}/{name}/traces.jsonl.zst",
-    "sources": "results/{model}/{stage}/{name}/sequences.safetensors",
-    "requests": "results/{model}/{stage}/{name}/requests.jsonl.zst",
-}
-
-
-def generation_shards(config: Config) -> list[str]:
-    """The shards of all generations of the active run."""
-    return [
-        f"results/{cell.model}/shards/generate/{cell.calibration}/{cell.variant}/{name}/{shard}"
-        for cell, name in plan(config, config.run).evals
-        for shard in range(config.evals[name].shards)
-    ]
 
 
 def files_of(row: dict) -> list[str]:
@@ -366,14 +287,14 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
         "sources": [
             {"model": model, "source": name, "index": f"results/{model}/hessians/{name}/index.json"}
             for model in config.models
-            if model in _used(config, "models")
+            if model in used(config, "models")
             for name in measured_sources(config, model)
             if run.heldout is None or name != run.heldout.text
         ],
         "overlaps": [
             {"model": model, "variant": variant, "path": f"results/{model}/overlaps/{variant}.csv"}
             for model in config.models
-            if model in _used(config, "models")
+            if model in used(config, "models")
             for variant in masked(config, model)
         ],
     }

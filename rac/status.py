@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from rac import artifacts, matrix
+from rac import artifacts, inventory, matrix
 from rac.config import Config
 from rac.report.preview import LOGS
 from rac.report.times import seconds_of
@@ -33,7 +33,7 @@ def status(config: Config) -> list[Row]:
     """A row an artefact and a cell of the active run, in the order in which they are made."""
     since = LOCK.stat().st_mtime if artifacts.is_held(LOCK) else None
     rows = []
-    for made in matrix.shared(config):
+    for made in inventory.shared(config):
         done = Path(made.path).exists()
         logs = [] if done else [Path(made.log), *_of_shards(Path(made.log))]
         state, said = _look(logs, since)

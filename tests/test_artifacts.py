@@ -349,6 +349,7 @@ def test_a_part_that_fails_leaves_the_ones_before_it(tmp_path):
     with pytest.raises(RuntimeError):
         list(artifacts.parts(tmp_path, {}, up_to(3, fails_at_two)))
     assert everything_in(tmp_path) == {
+        ".lock",
         "header.json",
         "part-00000.jsonl.zst",
         "part-00001.jsonl.zst",
@@ -384,6 +385,29 @@ def test_a_flipped_bit_never_reads_as_other_rows(tmp_path_factory, place, bit):
         assert "is damaged" in str(error)
     else:
         assert found == rows  # a bit of the header that stands for nothing
+
+
+def test_two_processes_do_not_work_on_the_same_parts(tmp_path):
+    script = """
+    import sys
+    from pathlib import Path
+    from rac.artifacts import parts
+    rows = parts(Path(sys.argv[1]), {}, lambda stored: [[{"part": 0}], [{"part": 1}]])
+    print(next(rows), flush=True)
+    sys.stdin.read()
+    """
+    other = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), tmp_path / "work"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert other.stdout.readline()
+    with pytest.raises(RacError, match="work: another job works on the same; end it first"):
+        list(artifacts.parts(tmp_path / "work", {"other": 1}, up_to(2, squares)))
+    other.kill()  # and its lock is gone
+    other.communicate()
+    found = list(artifacts.parts(tmp_path / "work", {}, up_to(2, squares)))
+    assert [row["part"] for rows in found for row in rows] == [0, 1]
 
 
 def test_shards_give_their_parts_first(tmp_path):

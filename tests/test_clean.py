@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rac import clean, config, matrix
+from rac import clean, config, inventory, matrix
 from tests.test_status import VALUES, make
 
 
@@ -23,10 +23,10 @@ def settings(tmp_path, monkeypatch):
         active = settings.model_copy(update={"run": run})
         for file in (*matrix.summary_files(active), *matrix.report_files(active)):
             make(file if Path(file).suffix else f"{file}/config.json")
-        for made in matrix.shared(active):
+        for made in inventory.shared(active):
             for file in (made.path, *made.shards):
                 make(file if Path(file).suffix else f"{file}/index.json")
-        for folder in matrix.generation_shards(active):
+        for folder in inventory.generation_shards(active):
             make(f"{folder}/header.json")
     for file in ("summary.csv", "report.html", ".lock", "figures/a.svg", "m/benchmarks/x/y.tsv"):
         make(f"results/{file}")

@@ -143,7 +143,8 @@ def rolling_windows(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int)
     """A whole text in windows whose tokens are all scored once, as lm-eval cuts it.
 
     Args:
-        limit: tokens of a window; each sees the one that ends the window before.
+        limit: tokens of a window. Each begins with the last token of the one before, the last window with as
+            many as fill it.
     """
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 

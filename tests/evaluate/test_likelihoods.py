@@ -12,7 +12,7 @@ from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Eval
 from rac.errors import RacError
 from rac.evaluate.harness import FEWSHOT_SEED, load_task
-from rac.evaluate.requests import build_requests, continuation_window
+from rac.evaluate.requests import build_requests, continuation_window, rolling_windows
 from rac.evaluate.score import score
 from rac.likelihoods import write_likelihoods
 from rac.models.checkpoint import load_model, load_tokenizer
@@ -291,3 +291,32 @@ def test_tasks_of_lm_eval_take_rows_as_the_hub_has_them(
         score(evaluation, *files, tmp_path / "scores.jsonl.zst", tmp_path / "metrics.json")
         (scored,) = read_jsonl(tmp_path / "scores.jsonl.zst")
         assert scored["correct"] == (best == gold) and scored["reason"] == "acc"
+
+
+class Letters:
+    """A tokenizer of letters that puts `^` (token 94) before a text, as Llama's does."""
+
+    bos_token_id, eos_token_id = ord("^"), ord("$")
+
+    def encode(self, text, add_special_tokens=True):
+        return [self.bos_token_id] * add_special_tokens + [ord(letter) for letter in text]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+def test_the_token_that_begins_texts_comes_once():
+    def said(context, continuation):
+        return tuple(
+            map(Letters().decode, continuation_window(Letters(), context, continuation, 99))
+        )
+
+    assert said("ab ", "c") == ("^ab", " c")
+    assert said("^ab", "c") == ("^ab", "c")  # a template wrote it
+    assert said("", "c") == ("^", "c")
+    assert said("", "^c") == ("^", "c")
+    windows = rolling_windows(Letters(), "abcde", 4)
+    assert [tuple(map(Letters().decode, window)) for window in windows] == [
+        ("^", "^abc"),
+        ("abc", "de"),
+    ]
