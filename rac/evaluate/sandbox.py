@@ -113,7 +113,7 @@ def start(
         stdout: a descriptor to write to; kept for `Ended.stdout` if left out.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="rac-") as folder,
+        tempfile.TemporaryDirectory(prefix="rac-sandbox-") as folder,
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
     ):

@@ -6,6 +6,7 @@ import math
 import re
 import tempfile
 from collections.abc import Iterable
+from multiprocessing import util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,7 @@ def font() -> tempfile.TemporaryDirectory:
     drawing. Names in config.yaml are ASCII, so no other letters are needed.
     """
     folder = tempfile.TemporaryDirectory(prefix="rac-font-")
+    util.Finalize(None, folder.cleanup, exitpriority=1)  # also where a pool's worker ends
     options = subset.Options(layout_features=[], name_IDs=["*"])
     options.drop_tables += ["FFTM"]
     whole = subset.load_font(font_manager.findfont("DejaVu Sans"), options)

@@ -31,10 +31,10 @@ def nothing_left():
     """What a sandbox leaves running becomes a child of this process, and is seen."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1)
     before = set(sandbox._children(os.getpid()))
-    folders = set(Path(sandbox.tempfile.gettempdir()).glob("rac-*"))
+    folders = set(Path(sandbox.tempfile.gettempdir()).glob("rac-sandbox-*"))
     yield
     assert set(sandbox._children(os.getpid())) <= before
-    assert set(Path(sandbox.tempfile.gettempdir()).glob("rac-*")) <= folders
+    assert set(Path(sandbox.tempfile.gettempdir()).glob("rac-sandbox-*")) <= folders
     ctypes.CDLL(None).prctl(SUBREAPER, 0)
 
 

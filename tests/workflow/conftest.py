@@ -85,14 +85,14 @@ CONFIG = {
 class Project:
     """A copy of the workflow in `folder`, with config.yaml to change and snakemake to run."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, python: str = sys.executable):
+        self.folder, self.python = folder, python
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """Start snakemake in a process group of its own."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{Path(self.python).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            [self.python, "-m", "snakemake", "--cores", "2", *arguments],
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": str(self.folder), "PATH": path},
             stdout=subprocess.PIPE,

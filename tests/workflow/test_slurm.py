@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -175,6 +176,9 @@ def test_a_run_goes_through_a_cluster_that_cancels_and_kills_its_jobs(cluster, f
     undisturbed = type(fresh)(tmp_path / "another project")
     shutil.copytree(fresh.folder, undisturbed.folder, symlinks=True)
 
+    # The executor does not quote the path of Python, and a checkout may lie in one with a space.
+    (tmp_path / "venv").symlink_to(Path(sys.executable).parents[1])
+    fresh.python = str(tmp_path / "venv/bin/python")
     process = fresh.start(*ARGUMENTS, "results/summary.csv")
     part = fresh.folder / "results/tiny/traces/traces/work/part-00000.jsonl.zst"
     until(lambda: part.exists() or process.poll() is not None, "the first part of the traces")
