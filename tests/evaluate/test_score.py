@@ -324,16 +324,34 @@ def test_nothing_asks_the_hub(bench, tmp_path, checkpoint):
     assert len(read_jsonl(tmp_path / "scores.jsonl.zst")) == 9
 
 
+def test_a_worked_solution_is_graded_by_the_answer_at_its_end(bench, checkpoint, tmp_path):
+    rows = [
+        {**row, "answer": f"Half of 9 is <<9/2=4.5>>4.5.\n#### {row['answer']}"}
+        for row in read_jsonl(bench / "data.jsonl")
+    ]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    requests = tmp_path / "requests.jsonl.zst"
+    build_requests("gsm8k_boxed", tmp_path / "data.jsonl", checkpoint, requests)
+    assert all(
+        "put your final answer within \\boxed{}" in r["prompt"] for r in read_jsonl(requests)
+    )
+    of_gsm8k, metrics = scored(
+        tmp_path, tmp_path, generations(), task="gsm8k_boxed", data=tmp_path / "data.jsonl"
+    )
+    of_plain, _ = scored(bench, tmp_path, generations())
+    assert of_gsm8k == of_plain and metrics["problems"] == 3
+
+
 @pytest.mark.slow
 def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
-    for name in ("problems-test", "math500"):
+    for name in ("problems-test", "math500", "gsm8k"):
         write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", rows)
     order = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
     write_jsonl(tmp_path / "resources" / "datasets" / "word-order" / "data.jsonl", order)
     tasks = Path(rac.evaluate.__file__).parent / "tasks"
     command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(tasks)]
-    command += ["--tasks", "word_problems,math500,word_order", "--model", "dummy"]
+    command += ["--tasks", "word_problems,math500,gsm8k_boxed,word_order", "--model", "dummy"]
     command += ["--output_path", "out"]
     result = subprocess.run(
         command,
@@ -346,7 +364,7 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     assert result.returncode == 0, result.stderr
     (file,) = (tmp_path / "out").rglob("results_*.json")
     results = read_json(file)["results"]
-    for name in ("word_problems", "math500"):
+    for name in ("word_problems", "math500", "gsm8k_boxed"):
         assert results[name]["correct,all"] == 0  # the dummy model always says "lol"
         assert results[name]["reason,all"] == {"no boxed answer": 3}
     assert results["word_order"]["acc,none"] in (0, 1)

@@ -27,6 +27,11 @@ def grade(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
     return [list(itertools.islice(grades, len(repeats))) for repeats in responses]
 
 
+def grade_gsm8k(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
+    """The same where a worked solution ends with its answer after `####`."""
+    return grade(responses, [doc | {"answer": doc["answer"].split("#### ")[-1]} for doc in docs])
+
+
 def process_results(doc: dict, results: list[list[Grade]]) -> dict:
     """The share of a problem's repeats that are correct, and the reason of each."""
     return {
