@@ -70,6 +70,7 @@ def test_a_stage_without_progress_is_ended_and_says_where_it_was():
     assert 'File "<string>", line 9' in done.stderr or "Thread" in done.stderr  # a traceback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "loading", "silence"), [(0.6, 0, 2), (0.1, 3, 0)], ids=["slow", "loading"]
 )

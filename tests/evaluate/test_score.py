@@ -302,6 +302,7 @@ def without_network(*arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_nothing_asks_the_hub(bench, tmp_path, checkpoint):
     # Tasks of lm-eval name a dataset of the hub; hellaswag's own code takes it apart.
     row = {"question": "1+1?", "answer": "#### 2", "activity_label": "a", "ctx_a": "b"}
