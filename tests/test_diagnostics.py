@@ -185,3 +185,12 @@ def test_sequences_of_another_model_are_refused(inputs, random_qwen2, save_model
     other = save_model(random_qwen2(seed=1), tmp_path / "other")
     with pytest.raises(RacError, match="was made for another model"):
         diagnose(inputs, other, other, tmp_path / "d.json")
+
+
+def test_a_sequence_whose_logits_are_not_numbers_is_named(random_qwen2):
+    model = random_qwen2(tie_word_embeddings=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[77] = torch.nan
+    read = [sources.Sequence(torch.tensor(ids), 1) for ids in ([5, 6, 7], [8, 77, 9], [3, 4])]
+    with pytest.raises(RacError, match="sequence 1: the model's logits are not numbers"):
+        diagnostics.score_sequences(model, None, read, skip_prompt=False)
