@@ -83,7 +83,8 @@ def test_kills_at_random_moments_of_every_stage(finished, finished_project):
     log = finished.folder / "kills.log"
     assert done.returncode == 0, done.stderr + log.read_text()
     met = {row["rule"]: row["met"] for row in map(json.loads, done.stdout.splitlines())}
-    assert sum(met.values()) >= 30, met
+    print(f"{sum(met.values())} kills met a running stage: {met}")
+    assert sum(met.values()) >= 30
     for job in asked:
         for path in job["outputs"]:
             expected = content(finished_project / path)
