@@ -59,7 +59,6 @@ def shared(config: Config) -> list[Shared]:
         ):
             for name in names:
                 count = config.sources[name].shards if stage in ("traces", "hessians") else 1
-                folder = f"results/{model}/shards/{stage}/{name}"
                 found.append(
                     Shared(
                         f"{model} {stage} {name}",
@@ -68,7 +67,7 @@ def shared(config: Config) -> list[Shared]:
                         ),
                         f"logs/{model}/{stage}/{name}.log",
                         f"results/{model}/benchmarks/{stage}/{name}.tsv",
-                        tuple(f"{folder}/{i}" for i in range(count)) if count > 1 else (),
+                        tuple(shards(model, stage, name, count)),
                     )
                 )
     return found
@@ -85,7 +84,16 @@ _MADE = {
 def generation_shards(config: Config) -> list[str]:
     """The shards of all generations of the active run."""
     return [
-        f"results/{cell.model}/shards/generate/{cell.calibration}/{cell.variant}/{name}/{shard}"
+        shard
         for cell, name in matrix.plan(config, config.run).evals
-        for shard in range(config.evals[name].shards)
+        for shard in shards(
+            *(cell.model, "generate", f"{cell.calibration}/{cell.variant}/{name}"),
+            config.evals[name].shards,
+        )
     ]
+
+
+def shards(model: str, stage: str, name: str, count: int) -> list[str]:
+    """The folders of the shards that an artefact's work is cut into; none where one job does it all."""
+    folder = f"results/{model}/shards/{stage}/{name}"
+    return [f"{folder}/{number}" for number in range(count)] if count > 1 else []

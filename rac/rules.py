@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rac import costs, plan, resources
+from rac import costs, inventory, plan, resources
 from rac.config import Config
 from rac.costs import Cost
 from rac.datasets import embedded, files
@@ -230,21 +230,20 @@ def shard(config: Config, wildcards: Any) -> str:
 
 def trace_shards(config: Config, wildcards: Any) -> list[str]:
     """The shards that a source's traces are put together from; none where one job makes them."""
-    folder = f"results/{wildcards.model}/shards/traces/{wildcards.source}"
-    return _shard_folders(folder, _shards(config, wildcards))
+    count = _shards(config, wildcards)
+    return inventory.shards(wildcards.model, "traces", wildcards.source, count)
 
 
 def hessian_shards(config: Config, wildcards: Any) -> list[str]:
     """The shards that a source's Hessians are added up from; none where one job makes them."""
-    folder = f"results/{wildcards.model}/shards/hessians/{wildcards.source}"
-    return _shard_folders(folder, _shards(config, wildcards))
+    count = _shards(config, wildcards)
+    return inventory.shards(wildcards.model, "hessians", wildcards.source, count)
 
 
 def generation_shards(config: Config, wildcards: Any) -> list[str]:
     """The shards that a cell's generations are put together from; none where one job makes them."""
     cell = f"{wildcards.calibration}/{wildcards.variant}/{wildcards.eval}"
-    folder = f"results/{wildcards.model}/shards/generate/{cell}"
-    return _shard_folders(folder, _shards(config, wildcards))
+    return inventory.shards(wildcards.model, "generate", cell, _shards(config, wildcards))
 
 
 def _shards(config: Config, wildcards: Any) -> int:
@@ -252,10 +251,6 @@ def _shards(config: Config, wildcards: Any) -> int:
         sampled = output_type(eval_task(config, wildcards)) == SAMPLES
         return config.evals[wildcards.eval].shards if sampled else 1
     return config.sources[wildcards.source].shards
-
-
-def _shard_folders(folder: str, count: int) -> list[str]:
-    return [f"{folder}/{number}" for number in range(count)] if count > 1 else []
 
 
 def spill(config: Config, wildcards: Any) -> str:
