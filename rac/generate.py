@@ -97,6 +97,7 @@ def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -
     write_json(
         output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        | {"halvings": max(sample["halvings"] for sample in samples)}
         | hashes(output.parent, output.name)
         | provenance("generate", **inputs),
     )

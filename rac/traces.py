@@ -63,7 +63,7 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
     """
     source, name, work = asked.source, asked.name, output.parent / "work"
     prompts, inputs, task = _to_draw(asked, source.tokens)
-    rows, tokens = [], 0
+    rows, tokens, halvings = [], 0, 0
     with progress(f"traces {name}", source.tokens) as update:
         samples = draw_samples(
             prompts, source.seed, asked.engine, task, work, inputs, update, shards
@@ -76,6 +76,7 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
                 | {"finish_reason": sample["finish_reason"]}
             )
             tokens += len(token_ids)
+            halvings = max(halvings, sample["halvings"])
             if tokens >= source.tokens:
                 break
         else:
@@ -91,6 +92,7 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
             "tokens": tokens,
             "prompt_tokens": sum(row["prompt_length"] for row in rows),
             "finished": sum(row["finish_reason"] == "stop" for row in rows) / len(rows),
+            "halvings": halvings,
         }
         | hashes(output.parent, output.name)
         | provenance("traces", **inputs),

@@ -40,6 +40,7 @@ def test_rows_are_by_problem_then_sample_with_their_own_seeds(tiny_model, reques
     made = record["provenance"]["inputs"]["engine"]
     assert made == f"transformers {importlib.metadata.version('transformers')}"
     assert record["tokens"] == sum(row["tokens"] for row in rows)
+    assert record["halvings"] == 0
     assert record["tokens_per_second"] == pytest.approx(record["tokens"] / record["seconds"])
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
         "generation.json",
@@ -66,6 +67,17 @@ def test_text_is_what_was_sampled_without_the_stop_token_and_with_other_special_
     assert (finished["token_ids"], finished["tokens"]) == ([*ids, pad], len(ids) + 2)
     assert (cut["text"], cut["token_ids"], cut["tokens"]) == (said, ids, len(ids))
     assert (finished["finish_reason"], cut["finish_reason"]) == ("stop", "length")
+
+
+def test_a_batch_that_was_halved_is_on_record(tiny_model, requests, tmp_path, monkeypatch):
+    def open_engine(name, task):
+        return lambda prompts, *more: [
+            [(i, Completion([7], "length", min(i, 1))) for i in range(len(prompts))]
+        ]
+
+    monkeypatch.setattr(samples, "open_engine", open_engine)
+    write(tiny_model, requests, tmp_path / "out")
+    assert read_json(tmp_path / "out" / "generation.json")["halvings"] == 1
 
 
 def test_what_reaches_the_engine_is_what_the_definitions_say(

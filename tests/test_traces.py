@@ -11,6 +11,7 @@ import pytest
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.config import Model, Source
+from rac.engines import Completion, samples
 from rac.errors import RacError
 
 MODEL = Model.model_validate(
@@ -60,6 +61,17 @@ def test_samples_are_whole_in_the_order_of_problems_and_end_at_the_budget(
         "info.json",
         "traces.jsonl.zst",
     ]
+
+
+def test_a_batch_that_was_halved_is_on_record(tiny_model, dataset, tmp_path, monkeypatch):
+    def open_engine(name, task):
+        return lambda prompts, *more: [
+            [(i, Completion([7], "length", min(i, 1))) for i in range(len(prompts))]
+        ]
+
+    monkeypatch.setattr(samples, "open_engine", open_engine)
+    write(definition(tokens=100), tiny_model, dataset, tmp_path / "out" / "traces.jsonl.zst")
+    assert read_json(tmp_path / "out" / "info.json")["halvings"] == 1
 
 
 def test_which_samples_are_taken_does_not_hang_on_the_batch(tiny_model, dataset, tmp_path):

@@ -27,6 +27,7 @@ class Completion(NamedTuple):
 
     token_ids: list[int]
     finish_reason: Literal["stop", "length"]
+    halvings: int = 0  # how often the batch had been halved by then, for want of memory
 
 
 class Task(NamedTuple):

@@ -46,7 +46,8 @@ def draw_samples(
         shards: folders of part files that other jobs made of some of the prompts.
 
     Yields:
-        rows {id, sample, seed, token_ids (sampled), finish_reason, seconds (of its group, shared evenly)}.
+        rows {id, sample, seed, token_ids (sampled), finish_reason, halvings (see `Completion`), seconds
+        (of its group, shared evenly)}.
     """
 
     def compute(stored: list[dict]) -> Iterator[list[dict]]:
@@ -66,6 +67,7 @@ def draw_samples(
                     "seed": seeds[i],
                     "token_ids": completion.token_ids,
                     "finish_reason": completion.finish_reason,
+                    "halvings": completion.halvings,
                     "seconds": seconds,
                 }
                 for i, completion in group

@@ -215,23 +215,24 @@ def open_engine(task: Task) -> Generate:
     """
     model = load(task.checkpoint, task.dtype)
     stop = checkpoints.stop_tokens(task.checkpoint)
-    together = task.batch
+    together, halvings = task.batch, 0
 
     def of_chunk(prompts, seeds, progress):
-        nonlocal together
+        nonlocal together, halvings
         done: list[Completion] = []
         while len(done) < len(prompts):
             part = slice(len(done), len(done) + together)
             try:
-                done += generate(
+                drawn = generate(
                     *(model, stop, prompts[part], seeds[part]),
                     *(task.sampling, task.max_new_tokens, progress),
                 )
+                done += [completion._replace(halvings=halvings) for completion in drawn]
                 continue
             except torch.OutOfMemoryError as error:
                 if together == 1:
                     raise RacError(f"memory is short for a single sample: {error}") from None
-                together = -(-together // 2)
+                together, halvings = -(-together // 2), halvings + 1
                 line = " ".join(str(error).split())[:200]
             print(
                 f"memory is short: {together} samples at once from now on ({line})", file=sys.stderr

@@ -94,7 +94,7 @@ def open_engine(task: Task) -> Generate:
                     for i, completion in group:
                         del left[i]
                         progress(len(completion.token_ids))
-                    yield group
+                    yield [(i, answer._replace(halvings=int(halved))) for i, answer in group]
             except Exception as error:
                 halve(error)
                 engine = None

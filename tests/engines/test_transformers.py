@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rac.artifacts import write_json
 from rac.config import Sampling
-from rac.engines import Task
+from rac.engines import Completion, Task
 from rac.engines import transformers as engine
 from rac.engines.transformers import GrowingLayer, generate, grouped_sdpa, sample
 from rac.errors import RacError
@@ -73,7 +73,7 @@ def test_a_batch_equals_one_sample_at_a_time_without_cache(random_qwen2, kv_head
     stop = list(range(0, 40))  # so that some samples stop and others do not
     batch = generate(fast, stop, PROMPTS, SEEDS, SAMPLING, 24)
     single = [slow(stock, stop, p, s, SAMPLING, 24) for p, s in zip(PROMPTS, SEEDS, strict=True)]
-    assert [tuple(completion) for completion in batch] == single
+    assert [completion[:2] for completion in batch] == single
     assert len({completion.finish_reason for completion in batch}) == 2
 
 
@@ -109,14 +109,14 @@ def test_a_stop_token_ends_a_sample_and_is_its_last_token(model):
     stop = free[0].token_ids[4]
     stopped = generate(model, [stop], PROMPTS, SEEDS, SAMPLING, 10)[0]
     end = free[0].token_ids.index(stop) + 1
-    assert stopped == (free[0].token_ids[:end], "stop")
+    assert stopped == Completion(free[0].token_ids[:end], "stop")
 
 
 def test_a_stop_token_as_the_last_allowed_token_is_a_stop(model):
     free = generate(model, [], PROMPTS[:1], SEEDS[:1], SAMPLING, 6)[0].token_ids
     last = next(n for n in range(1, 7) if free[n - 1] not in free[: n - 1])
     done = generate(model, [free[last - 1]], PROMPTS[:1], SEEDS[:1], SAMPLING, last)
-    assert done == [(free[:last], "stop")]
+    assert done == [Completion(free[:last], "stop")]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_an_opened_checkpoint_generates_until_its_own_stop_tokens(tiny_model, tm
     write_json(folder / "generation_config.json", {"eos_token_id": [2, stop]})
     steps: list[int] = []
     [stopped] = opened(folder, 5)(PROMPTS, SEEDS, steps.append)
-    assert stopped[0] == (0, (ids[: ids.index(stop) + 1], "stop"))
+    assert stopped[0] == (0, Completion(ids[: ids.index(stop) + 1], "stop"))
     assert sum(steps) == sum(len(completion.token_ids) for _, completion in stopped)
 
 
@@ -308,7 +308,9 @@ def test_a_chunk_that_memory_is_short_for_is_generated_in_halves(tiny_model, mon
 
     monkeypatch.setattr(engine, "generate", short)
     run = engine.open_engine(task)
-    assert list(run(PROMPTS, SEEDS, lambda tokens: None)) == expected
+    [group] = run(PROMPTS, SEEDS, lambda tokens: None)
+    assert [(i, answer._replace(halvings=0)) for i, answer in group] == expected[0]
+    assert [answer.halvings for _, answer in group] == [2] * 5
     assert sizes == [5, 3, 2, 2, 1]
     said = capsys.readouterr().err
     assert "memory is short: 2 samples at once from now on (no memory for this)" in said

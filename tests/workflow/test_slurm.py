@@ -57,6 +57,7 @@ class Job(NamedTuple):
     state: str
     gpu: bool
     memory: int  # MB
+    limit: str  # of time, hours:minutes:seconds
     submitted: datetime
     start: datetime
     end: datetime
@@ -77,7 +78,8 @@ class Job(NamedTuple):
         ]
         memory = int(fields["MinMemoryNode"].rstrip("M"))
         gpu = fields.get("TresPerJob") == "gres:gpu:1"
-        return cls(fields["JobId"], fields["Comment"], fields["JobState"], gpu, memory, *times)
+        said = (fields[key] for key in ("JobId", "Comment", "JobState"))
+        return cls(*said, gpu, memory, fields["TimeLimit"], *times)
 
 
 def until(condition, what: str, seconds: float = 120) -> None:
@@ -151,13 +153,25 @@ def cluster(tmp_path, monkeypatch) -> Iterator[None]:
 ARGUMENTS = (
     *("--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
     *("--slurm-init-seconds-before-status-checks", "1"),
-    *("--set-resources", "requests:mem_mb=attempt*300", "--latency-wait", "5"),
+    *("--set-resources", "requests:mem_mb=attempt*300", "score:runtime=attempt"),
+    *("--latency-wait", "5"),
 )
+HANG = """
+import sys, time
+if "score" in sys.orig_argv and "none/dense" in " ".join(sys.orig_argv):
+    try:
+        open("hung", "x").close()
+    except FileExistsError:
+        pass
+    else:
+        time.sleep(600)
+"""
 
 
 def cut(values: dict) -> None:
-    """The cells on a GPU, and nothing held out."""
+    """The cells on a GPU, answers by two jobs a cell, and nothing held out."""
     values["models"]["tiny"]["device"] = "gpu"
+    values["evals"]["words"]["shards"] = 2
     del values["runs"]["small"]["heldout"]
 
 
@@ -176,6 +190,7 @@ def test_a_run_goes_through_a_cluster_that_cancels_and_kills_its_jobs(cluster, f
     undisturbed = type(fresh)(tmp_path / "another project")
     shutil.copytree(fresh.folder, undisturbed.folder, symlinks=True)
 
+    (fresh.folder / "sitecustomize.py").write_text(HANG)  # the first scoring of the dense model
     # The executor does not quote the path of Python, and a checkout may lie in one with a space.
     (tmp_path / "venv").symlink_to(Path(sys.executable).parents[1])
     fresh.python = str(tmp_path / "venv/bin/python")
@@ -209,10 +224,15 @@ def test_a_run_goes_through_a_cluster_that_cancels_and_kills_its_jobs(cluster, f
         log = fresh.folder / f".snakemake/slurm_logs/rule_requests/tiny_words/{job.id}.log"
         assert f"StepId={job.id}.0 exceeded memory limit" in log.read_text()
 
+    # The job that took more time than it asked for is sent again with more.
+    tries = [job for job in jobs if job.comment == "rule_score_wildcards_tiny_none_dense_words"]
+    assert [job.limit for job in tries] == ["00:01:00", "00:02:00"]
+    assert [job.state for job in tries] == ["TIMEOUT", "COMPLETED"]
+
     # Jobs wait for the one GPU, and no two have it at once.
     on_gpu = sorted((job for job in jobs if job.gpu), key=lambda job: job.start)
-    rules = [re.match("rule_([a-z]+)", job.comment)[1] for job in on_gpu]
-    wanted = {"traces": 2, "hessians": 1, "compress": 2, "generate": 3}
+    rules = [re.match("rule_([a-z]+(_shard)?)", job.comment)[1] for job in on_gpu]
+    wanted = {"traces": 2, "hessians": 1, "compress": 2, "generate_shard": 6, "generate": 3}
     assert Counter(rules) == wanted
     pairs = list(zip(on_gpu, on_gpu[1:], strict=False))
     assert all(first.end <= second.start for first, second in pairs)
