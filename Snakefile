@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from rac import artifacts, matrix
 from rac import rules as asked
-from rac import config as definitions
+from rac import config as configuration
 from rac.errors import RacError
 from rac.fingerprint import stage
 
@@ -18,7 +18,7 @@ if workflow.remote_exec:  # a job of a cluster has what its run started with
     config = artifacts.read_json("results/.config.json")
 
 try:
-    settings = definitions.validate(config)
+    settings = configuration.validate(config)
     asked.check(settings)
 except RacError as error:
     raise WorkflowError(str(error)) from None

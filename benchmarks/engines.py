@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.engines import Task, sample_seed, version
 from rac.engines import vllm as engine
 from rac.engines.samples import Prompt, draw_samples

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rac.artifacts import read_jsonl, write_jsonl
-from rac.config import Eval, Model
+from rac.definitions import Eval, Model
 from rac.engines import sample_seed, version
 from rac.engines import transformers as engine
 from rac.evaluate.requests import build_requests

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rac import hessians, solvers
 from rac.artifacts import read_json
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.linear import decoder_groups
 from rac.models import checkpoint, weights
 

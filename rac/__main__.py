@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from rac import config as definitions
-from rac import slots
+from rac import config as configuration
+from rac import definitions, slots
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -311,7 +311,7 @@ def runtime(
 
 @app.command()
 def summary(
-    config: Annotated[Any, definition(definitions.Config)],
+    config: Annotated[Any, definition(configuration.Config)],
     code_version: Annotated[str, typer.Option(help="of the code that made the numbers")],
     output: Output,
 ) -> None:
@@ -325,7 +325,7 @@ def summary(
 
 @app.command()
 def report(
-    config: Annotated[Any, definition(definitions.Config)],
+    config: Annotated[Any, definition(configuration.Config)],
     summary: Annotated[Path, typer.Option(help="comparisons.csv and budgets.csv lie beside it")],
     output: Output,
 ) -> None:
@@ -378,7 +378,7 @@ def preview(
     print(f"{len(cells) - len(lacking)} of {len(cells)} cells are complete: {output.parent}")
 
 
-def _read_config(file: Path, run: str | None) -> definitions.Config:
+def _read_config(file: Path, run: str | None) -> configuration.Config:
     """A configuration, with `run` as its active run if one is named."""
     import yaml
 
@@ -388,7 +388,7 @@ def _read_config(file: Path, run: str | None) -> definitions.Config:
         raise RacError(f"{file} cannot be read: {error}") from None
     if run and isinstance(values, dict):
         values["run"] = run
-    return definitions.validate(values, str(file))
+    return configuration.validate(values, str(file))
 
 
 @app.command()
@@ -471,7 +471,7 @@ def config_schema(output: Output) -> None:
     """The JSON schema of config.yaml, for editors."""
     from rac.artifacts import write_text
 
-    write_text(output, definitions.schema())
+    write_text(output, configuration.schema())
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rac import allocation, compress_block, hessians, linear
 from rac.artifacts import atomic_folder, read_json, sha256_file, write_json, write_text
 from rac.compress_block import Changed
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
 from rac.provenance import hashes, provenance
@@ -70,6 +70,12 @@ def compress(
     config = read_json(model / "config.json")
     widths = _widths(config, variant) if variant.solver == "structured" else None
     located = weights.locate(model)
+    for name in sorted(_names(scoped)):
+        if f"{name}.weight" not in located:
+            raise RacError(
+                f"{model} stores {name}.weight by an older name: save it again by transformers' "
+                "save_pretrained(folder, save_original_format=False)"
+            )
     found: list[dict] = []
     warnings: list[str] = []
     fitted: list[dict] = []

@@ -6,7 +6,7 @@ docs/planning.md derives the formulas. Imports no torch.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from rac.config import Source, Workload, source_parts
+from rac.definitions import Source, Workload, source_parts
 from rac.errors import RacError
 from rac.variants import Variant
 

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
 from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.divergences import kl_divergence
 from rac.engines import NOT_NUMBERS
 from rac.errors import RacError

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent
 # Not followed: what definitions say reaches a stage as parameters, and the rest is only shown to the user.
 # Without this, every edit of the configuration's checks would recompute everything.
 APART = {
-    *("rac.config", "rac.variants", "rac.schema", "rac.errors"),
+    *("rac.config", "rac.definitions", "rac.variants", "rac.schema", "rac.errors"),
     *("rac.progress", "rac.provenance"),
 }
 

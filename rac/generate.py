@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_json, write_jsonl
-from rac.config import Eval, Model
+from rac.definitions import Eval, Model
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, of_shard
 from rac.evaluate.budgets import smaller

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from rac import blocks, linear, sources
 from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
-from rac.config import Calibration, source_parts
+from rac.definitions import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint, weights

@@ -7,7 +7,7 @@ import torch
 
 from rac import hessians
 from rac.artifacts import read_json, write_text
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from rac import blocks, sources
-from rac.config import source_parts
+from rac.definitions import source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, sum_inputs
 from rac.models import checkpoint

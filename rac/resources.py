@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rac import costs
-from rac.config import Config, Source
+from rac.config import Config
 from rac.costs import CPU, H100, Cost, Device, Shape
+from rac.definitions import Source
 from rac.evaluate.harness import SAMPLES, output_type
 
 MEMORY = 1.5  # asked for, over planned; a plan may be 20 % too low

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from rac.artifacts import write_json
-from rac.config import Sampling, Workload
+from rac.definitions import Sampling, Workload
 from rac.engines.transformers import generate, load
 from rac.models import checkpoint as checkpoints
 from rac.models import weights

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
-from rac.config import Select
+from rac.definitions import Select
 from rac.evaluate.math import grade_many
 
 

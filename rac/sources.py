@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rac.artifacts import atomic_file, read_jsonl
-from rac.config import Source
+from rac.definitions import Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import opening, render, settings, token_ids

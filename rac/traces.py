@@ -15,7 +15,7 @@ from rac.artifacts import (
     write_json,
     write_jsonl,
 )
-from rac.config import Model, Source
+from rac.definitions import Model, Source
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, of_shard
 from rac.errors import RacError

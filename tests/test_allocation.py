@@ -5,7 +5,7 @@ import torch
 
 from rac import allocation, hessians, owl
 from rac.artifacts import read_json
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.linear import in_scope
 from rac.models import checkpoint, weights

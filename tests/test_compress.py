@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import rac
 from rac import evopress, hessians, sources
-from rac.artifacts import read_json
+from rac.artifacts import read_json, write_json
 from rac.compress import compress
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.linear import in_scope
 from rac.models import checkpoint, weights
@@ -518,3 +518,21 @@ def test_missing_sequences_are_one_line(tiny_model, tiny_hessians, tmp_path):
             tiny_model, tiny_hessians, RAC, variant, "unstructured 0.5", NAMES, tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_is_stored_by_an_older_name_is_one_line_that_says_what_to_do(
+    save_model, tmp_path
+):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    config = AutoConfig.for_model("gpt_neox", vocab_size=64, num_hidden_layers=1, **sizes)
+    network = AutoModelForCausalLM.from_config(config)
+    folder = save_model(network, tmp_path / "model")
+    assert "embed_out.weight" in weights.locate(folder)
+    variant = Variant(solver="magnitude", sparsity=0.5, scope=Scope(lm_head=True))
+    with pytest.raises(RacError, match="lm_head.weight by an older name: .* save_original_format"):
+        compress(folder, {}, None, variant, "unstructured 0.5", NAMES, tmp_path / "out")
+    network.save_pretrained(folder, save_original_format=False)
+    write_json(folder / "model.json", read_json(folder / "model.json") | hashes(folder))
+    compress(folder, {}, None, variant, "unstructured 0.5", NAMES, tmp_path / "out")
+    head = checkpoint.load_model(tmp_path / "out", "float32").get_output_embeddings().weight
+    assert (head == 0).float().mean() == pytest.approx(0.5, abs=1e-3)

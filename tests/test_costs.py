@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rac import costs
-from rac.config import Source, Workload
 from rac.costs import H100
+from rac.definitions import Source, Workload
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -202,7 +202,7 @@ growth(job, {(str(models[0]), str(files[0]), "a")}, {(str(models[1]), str(files[
 def test_peak_of_generation(models, batch, prompt, new):
     """Of long answers, and of long prompts."""
     measured = _growth(f"""
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.engines.transformers import generate, load
 def job(model, batch, prompt, new):
     prompts = [[5] * prompt] * batch
@@ -234,7 +234,7 @@ growth(job, {(str(models[0]), 2, 8)}, {(str(models[1]), 36, 500)})
 def test_peak_of_the_runtime(models):
     """Of both models, and the larger batch."""
     measured = _growth(f"""
-from rac.config import Workload
+from rac.definitions import Workload
 from rac.runtime import _seconds
 from rac.engines.transformers import load
 def job(model, batches):

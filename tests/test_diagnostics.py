@@ -153,7 +153,7 @@ def test_errors_of_a_token_are_those_of_its_outputs(
 def test_errors_of_a_smoothed_model_are_those_of_its_outputs(
     inputs, tiny_model, tiny_hessians, tmp_path
 ):
-    from rac.config import Calibration
+    from rac.definitions import Calibration
 
     calibration = Calibration(sum={"traces": 1})
     names = {"model": "tiny", "calibration": "rac", "variant": "smooth"}

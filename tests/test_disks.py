@@ -7,7 +7,7 @@ import pytest
 
 from rac import hessians, sources, traces
 from rac.artifacts import read_jsonl, write_jsonl
-from rac.config import Model, Source
+from rac.definitions import Model, Source
 from rac.errors import RacError
 
 SOURCE = Source.model_validate(

@@ -5,7 +5,7 @@ import importlib.metadata
 import pytest
 
 from rac.artifacts import read_json, read_jsonl, write_jsonl
-from rac.config import Eval, Model
+from rac.definitions import Eval, Model
 from rac.engines import Completion, sample_seed, samples
 from rac.generate import Asked, write_generations, write_shard
 from rac.models.checkpoint import load_tokenizer

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from rac import hessians, linear, sources
 from rac.artifacts import read_json
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import checkpoint
 

@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 from rac import hessians, overlaps
 from rac.compress import compress
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.models import weights
 from rac.variants import Variant
 

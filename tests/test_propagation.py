@@ -84,7 +84,7 @@ def test_sequences_of_another_model_are_refused(random_qwen2, save_model, files,
 
 
 def test_a_weight_of_every_part(tiny_model, tiny_hessians):
-    from rac.config import Calibration
+    from rac.definitions import Calibration
 
     calibration = Calibration(sum={"traces": 1, "traces.decode": 2, "text": 0.5})
     by_key = hessians.terms(calibration, tiny_hessians, checkpoint.identity(tiny_model))

@@ -4,7 +4,7 @@ import pytest
 
 from rac import runtime
 from rac.artifacts import read_json
-from rac.config import Workload
+from rac.definitions import Workload
 from rac.errors import RacError
 
 WORKLOAD = Workload(batches=[1, 3], prompt_tokens=4, new_tokens=5, repeats=2)

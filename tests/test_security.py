@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rac.artifacts import read_json, write_json
-from rac.config import Model
+from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.prepare import prepare_model

@@ -1,6 +1,6 @@
 import pytest
 
-from rac.config import Select
+from rac.definitions import Select
 from rac.select import select
 
 ANSWERS = {"easy": "1", "hard": "2"}

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from rac import sources
 from rac.artifacts import write_jsonl
-from rac.config import Source
+from rac.definitions import Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.sources import cut_to_budget, text_windows

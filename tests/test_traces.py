@@ -10,7 +10,7 @@ import pytest
 
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_jsonl
-from rac.config import Model, Source
+from rac.definitions import Model, Source
 from rac.engines import Completion, samples
 from rac.errors import RacError
 
@@ -146,7 +146,7 @@ def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_pat
     from pathlib import Path
     import torch
     from rac import traces
-    from rac.config import Model, Source
+    from rac.definitions import Model, Source
     from rac.engines import samples
     torch.set_num_threads(1)
     opened = samples.open_engine

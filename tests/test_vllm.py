@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rac.compress import compress
-from rac.config import Calibration, Sampling
+from rac.definitions import Calibration, Sampling
 from rac.engines import Task, open_engine, version
 from rac.hessians import accumulate
 from rac.models import checkpoint
@@ -45,7 +45,7 @@ print("RESULT", json.dumps([list(answer.outputs[0].token_ids), logprobs]))
 ENGINE = """
 import json, sys
 from pathlib import Path
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.engines import Task, open_engine
 folder, dtype, prompt = *sys.argv[1:3], json.loads(sys.argv[3])
 task = Task(Path(folder), dtype, Sampling(top_p=1e-6), 16, len(prompt), 1)

@@ -3,8 +3,8 @@
 All are split by hash.
 """
 
-from rac.config import Dataset
 from rac.datasets import word_order
+from rac.definitions import Dataset
 from rac.errors import RacError
 from rac.models.reasoner import problems, text
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from rac.artifacts import parse_jsonl
-from rac.config import Dataset
+from rac.definitions import Dataset
 from rac.errors import RacError
 
 COMPRESSIONS: dict[str, Literal["zst", "gz"]] = {".zst": "zst", ".gz": "gz"}

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from rac import hub
-from rac.config import Dataset
 from rac.datasets import files as tables
 from rac.datasets import livecodebench
+from rac.definitions import Dataset
 from rac.errors import RacError
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rac.artifacts import atomic_folder, read_jsonl, sha256_file, write_json, write_jsonl
-from rac.config import Dataset
 from rac.datasets import embedded, files, hub
 from rac.datasets.overlap import overlapping
+from rac.definitions import Dataset
 from rac.errors import RacError
 from rac.provenance import hashes, provenance
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from rac.artifacts import sha256_json
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.errors import RacError
 
 # What installs an engine. vLLM's build for CPUs has a name of its own.

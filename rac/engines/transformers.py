@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
-from rac.config import Eval
+from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
 from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 
 from rac import __version__
-from rac.config import Calibration
+from rac.definitions import Calibration
 from rac.variants import Variant
 
 CARD = """---

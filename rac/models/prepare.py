@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rac import hub
 from rac.artifacts import atomic_folder, write_json
-from rac.config import Model
+from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import weights
 from rac.models.checkpoint import check_folder

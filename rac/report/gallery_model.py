@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from rac.report import figures, mechanism, outside, tidy
+from rac.report import figures, mechanism, outside, tidy, written
 from rac.report.drawing import Drawn
 from rac.report.gallery import said
-from rac.report.style import Style
+from rac.report.style import Style, spoken
 
 
 def of_model(
@@ -199,8 +199,17 @@ def _by_layer(
         )
 
 
-def of_tokens(tokens: list[dict]) -> Iterator[Drawn]:
-    """Who wrote the tokens, of `answers.source_tokens` and `answers.eval_tokens`."""
+def of_tokens(
+    tokens: list[dict], gains: pd.DataFrame, subject: str, styles: dict[str, Style]
+) -> Iterator[Drawn]:
+    """Who wrote the tokens, and whether that predicts what a calibration gains.
+
+    Args:
+        tokens: of `answers.source_tokens` and `answers.eval_tokens`.
+        gains: of `written.gains`, with columns model and eval.
+        subject: the calibration that gains.
+        styles: of `style.styles`.
+    """
     rows = [
         {key: one[key] for key in ("name", "model", "kind")}
         | {part: one[part] / (one["prompt"] + one["decode"]) for part in ("prompt", "decode")}
@@ -221,5 +230,26 @@ def of_tokens(tokens: list[dict]) -> Iterator[Drawn]:
             " ".join(
                 f"{name}: {share:.1%} written."
                 for name, share in zip(named, frame["decode"], strict=True)
+            ),
+        )
+    if len(gains):
+        frame = written.thirds(gains)
+        correlations = [
+            (names, written.correlation(group))
+            for names, group in gains.groupby(["model", "eval", "calibration"], sort=False)
+        ]
+        yield Drawn(
+            "tokens",
+            "gains-by-ratio",
+            frame,
+            written.against_ratio(frame, subject, styles),
+            f"What {subject} gains over other calibrations, at the variant that is shown closely, in thirds "
+            "of each eval’s problems: those of which the dense model wrote least for what it read, to "
+            "those of which it wrote most. 95 % intervals over problems.",
+            "Rank correlation of ratio and gain over problems. "
+            + " ".join(
+                f"{model}, {name}, over {calibration}: {spoken(found.value, False, found.low, found.high)}."
+                for (model, name, calibration), found in correlations
+                if pd.notna(found.value)
             ),
         )

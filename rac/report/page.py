@@ -25,6 +25,7 @@ from rac.report import (
     style,
     tidy,
     times,
+    written,
 )
 
 ROWS = 40  # of a figure's table that the page shows
@@ -95,7 +96,8 @@ def report(
         jobs.append(job)
         lowest += best
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
-    jobs.append(partial(gallery_model.of_tokens, tokens))
+    gained = pd.concat([this["gains"] for this in evals if len(this["gains"])] or [pd.DataFrame()])
+    jobs.append(partial(gallery_model.of_tokens, tokens, gained, first or "", styles))
     finished = drawing.finish(jobs)
     pictures: dict[str, list[dict]] = {}
     for i, one in enumerate(finished):
@@ -173,6 +175,7 @@ def _eval(
         "samples": lengths.lengths(cells, missing),
         "budgets": cut[cut["variant"].isin(shown)],
         "problems": answers.side_by_side(cells, missing),
+        "gains": written.gains(cells, first or "", missing).assign(model=model, eval=name),
     }
 
 

@@ -12,8 +12,8 @@ import pytest
 import zstandard
 
 from rac.artifacts import read_json, read_jsonl, sha256_file, write_jsonl
-from rac.config import Dataset
 from rac.datasets.prepare import prepare_dataset
+from rac.definitions import Dataset
 from rac.errors import RacError
 from tests import hub_server
 

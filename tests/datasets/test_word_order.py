@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from rac.artifacts import read_jsonl
-from rac.config import Dataset
 from rac.datasets.prepare import prepare_dataset
 from rac.datasets.word_order import problems
+from rac.definitions import Dataset
 from rac.errors import RacError
 from rac.models.reasoner import text
 

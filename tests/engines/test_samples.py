@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.engines import Completion, Task, sample_seed, samples
 from rac.engines.samples import Prompt, draw_samples
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rac.artifacts import write_json
-from rac.config import Sampling
+from rac.definitions import Sampling
 from rac.engines import Completion, Task
 from rac.engines import transformers as engine
 from rac.engines.transformers import GrowingLayer, generate, grouped_sdpa, sample

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
-from rac.config import Model, Sampling, Source
+from rac.definitions import Model, Sampling, Source
 from rac.engines import Completion, Task, open_engine, sample_seed, version
 from rac.engines import vllm as engine
 from rac.errors import RacError

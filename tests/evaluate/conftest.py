@@ -4,7 +4,7 @@ import pytest
 
 import rac.models
 from rac.artifacts import write_jsonl
-from rac.config import Eval
+from rac.definitions import Eval
 from rac.evaluate.requests import build_requests
 
 PROBLEMS = [

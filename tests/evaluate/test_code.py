@@ -659,7 +659,7 @@ def test_the_tasks_of_evalplus_and_codeforces(tmp_path):
 @sandboxed
 def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint):
     from rac.artifacts import read_json, read_jsonl, write_jsonl
-    from rac.config import Eval
+    from rac.definitions import Eval
     from rac.evaluate.requests import build_requests
     from rac.evaluate.score import score
 

@@ -9,7 +9,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from rac.artifacts import read_json, read_jsonl, write_jsonl
-from rac.config import Eval
+from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.harness import FEWSHOT_SEED, load_task
 from rac.evaluate.requests import build_requests, continuation_window, rolling_windows

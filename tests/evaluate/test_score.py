@@ -8,7 +8,7 @@ import pytest
 
 import rac.evaluate
 from rac.artifacts import read_json, read_jsonl, write_jsonl
-from rac.config import Eval
+from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.requests import build_requests
 from rac.evaluate.score import is_looping, score
@@ -276,7 +276,7 @@ def test_a_metric_that_is_not_right_or_wrong_is_refused(bench, tmp_path):
 def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
     write_jsonl(tmp_path / "generations.jsonl.zst", generations())
     code = (
-        "import sys; from pathlib import Path; from rac.config import Eval\n"
+        "import sys; from pathlib import Path; from rac.definitions import Eval\n"
         "from rac.evaluate.score import score\n"
         "bench, out = map(Path, sys.argv[1:])\n"
         "score(Eval(task='word_problems', dataset='d', samples=3), bench / 'data.jsonl',\n"

@@ -6,7 +6,7 @@ import pytest
 
 from rac import linear
 from rac.artifacts import read_json
-from rac.config import Model
+from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import checkpoint, weights
 from rac.models.prepare import prepare_model

@@ -1,0 +1,154 @@
+"""Whether the share that a model writes itself predicts what a calibration gains, problem by problem."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from rac.artifacts import read_jsonl
+from rac.evaluate.statistics import differences, paired_difference, problem_means
+from rac.report.answers import there
+from rac.report.style import (
+    RC,
+    SIZE,
+    Picture,
+    Style,
+    legend,
+    log_axis,
+    points_tick,
+    series,
+    spoken,
+)
+
+PARTS = 3  # that an eval's problems are cut into, by their ratio
+COLUMNS = ["calibration", "problem", "ratio", "gain"]
+
+
+def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
+    """What `subject` gains in each problem over the other calibrations.
+
+    Args:
+        cells: dicts of "calibration", "variant", "scores" and perhaps "requests": the dense model and the
+            calibrations of one variant, of one (model, eval).
+        subject: the calibration that is compared with the others.
+        missing: paths that were not found are added.
+
+    Returns:
+        Columns calibration (the other one), problem, ratio (mean tokens that the dense model wrote, over
+        tokens of the prompt) and gain (accuracy with the subject less that with the other); no rows if
+        a file is missing.
+    """
+    scores: dict[str, list[dict]] = {}
+    read: dict[int, int] = {}
+    for cell in cells:
+        if not there(cell["scores"], missing):
+            continue
+        dense = cell["variant"] == "dense"
+        scores["dense" if dense else cell["calibration"]] = read_jsonl(cell["scores"])
+        if dense and there(cell.get("requests"), missing):
+            read = {row["doc_id"]: len(row["token_ids"]) for row in read_jsonl(cell["requests"])}
+    found = [pd.DataFrame(columns=COLUMNS)]
+    if read and subject in scores and all("tokens" in row for row in scores.get("dense", [])):
+        written = problem_means(*_column(scores.get("dense", []), "tokens"))
+        for other in scores.keys() - {"dense", subject, "none"}:
+            ours, theirs = _column(scores[subject], "correct"), _column(scores[other], "correct")
+            each = dict(zip(dict.fromkeys(ours[1]), differences(*ours, *theirs), strict=True))
+            rows = [(other, i, written[i] / read[i], each[i]) for i in each if i in written]
+            found.append(pd.DataFrame(rows, columns=COLUMNS))
+    return pd.concat(found[1:] or found, ignore_index=True)
+
+
+def _column(rows: list[dict], key: str) -> tuple[list[float], list[int]]:
+    """A value of every sample, and the problem that each is of."""
+    return [float(row[key]) for row in rows], [row["doc_id"] for row in rows]
+
+
+class Correlation(NamedTuple):
+    """Spearman's rank correlation and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def correlation(frame: pd.DataFrame) -> Correlation:
+    """How the ratio and the gain of problems hang together; NaN where either is constant.
+
+    The interval is Fisher's with the standard error of Bonett and Wright (2000).
+
+    Args:
+        frame: of `gains`, of one calibration.
+    """
+    ratio, gain = frame["ratio"].rank(), frame["gain"].rank()
+    if len(frame) < 4 or ratio.nunique() < 2 or gain.nunique() < 2:
+        return Correlation(math.nan, math.nan, math.nan)
+    value = float(ratio.corr(gain))
+    reach = 1.96 * math.sqrt((1 + value**2 / 2) / (len(frame) - 3))
+    middle = math.atanh(max(min(value, 1 - 1e-9), -1 + 1e-9))
+    return Correlation(value, math.tanh(middle - reach), math.tanh(middle + reach))
+
+
+def thirds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The gain in thirds of the problems, from those with the lowest ratio to those with the highest.
+
+    Args:
+        frame: of `gains`, with columns model and eval.
+
+    Returns:
+        Columns model, eval, calibration, problems, ratio (the median), difference, low and high (95 %).
+    """
+    rows = []
+    for names, group in frame.groupby(["model", "eval", "calibration"], sort=False):
+        ordered = group.sort_values("ratio", kind="stable")
+        for places in np.array_split(np.arange(len(ordered)), PARTS):
+            third = ordered.iloc[places]
+            if len(third):
+                gain = paired_difference(list(third["gain"]), shares=True)
+                rows.append(
+                    dict(zip(("model", "eval", "calibration"), names, strict=True))
+                    | {"problems": len(third), "ratio": third["ratio"].median()}
+                    | {key: getattr(gain, key) for key in ("difference", "low", "high")}
+                )
+    return pd.DataFrame(rows)
+
+
+def against_ratio(frame: pd.DataFrame, subject: str, style: dict[str, Style]) -> Picture:
+    """Gains against the ratio of written to read tokens; a line joins the thirds of an eval's problems.
+
+    Args:
+        frame: of `thirds`.
+        subject: the calibration that gains.
+        style: of `styles`.
+    """
+    tips: dict[str, list[str]] = {}
+    with rc_context(RC):
+        figure = Figure(figsize=SIZE)
+        axes = figure.add_subplot()
+        axes.axhline(0, color="#8a8f98", linewidth=0.8)
+        for (model, name, calibration), line in frame.groupby(
+            ["model", "eval", "calibration"], sort=False
+        ):
+            said = [
+                f"{model}, {name}, {row['problems']} problems, {row['ratio']:.2g} tokens written for one "
+                f"read: {subject} − {calibration} "
+                + spoken(row["difference"], True, row["low"], row["high"])
+                for row in line.to_dict("records")
+            ]
+            reach = [line["difference"] - line["low"], line["high"] - line["difference"]]
+            series(
+                *(axes, tips, said, line["ratio"], line["difference"]),
+                yerr=reach,
+                label=f"over {calibration}",
+                color=style[calibration].colour,
+                marker=style[calibration].marker,
+            )
+        if frame["ratio"].min() > 0 and frame["ratio"].max() > 4 * frame["ratio"].min():
+            log_axis(axes, "x")
+        axes.yaxis.set_major_formatter(points_tick)
+        axes.set_xlabel("tokens that the dense model wrote for each that it read")
+        axes.set_ylabel(f"accuracy with {subject} − with another, points")
+        legend(axes)
+        return Picture(figure, tips)
