@@ -1,21 +1,27 @@
-"""Relative errors of the layers of any checkpoint, by stored Hessians.
+"""Relative errors of the layers of any checkpoint, by stored Hessians, and its loss on stored sequences.
 
-python benchmarks/layer_errors.py MODEL CHECKPOINT HESSIANS
+python benchmarks/layer_errors.py MODEL CHECKPOINT HESSIANS SEQUENCES
+
+MODEL is the dense model's folder under resources/models, CHECKPOINT any Hugging Face folder of dense numbers,
+HESSIANS a folder under results/{model}/hessians, SEQUENCES a source's sequences.safetensors. The last lines
+are the mean over layers, and the loss in nats a token with its standard error over sequences.
 """
 
 import statistics
 import sys
 from pathlib import Path
 
-from rac import hessians, solvers
+from rac import hessians, solvers, sources
 from rac.artifacts import read_json
 from rac.definitions import Calibration
+from rac.diagnostics import score_sequences
+from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint, weights
 
 
 def main() -> None:
-    model, other, stored = map(Path, sys.argv[1:])
+    model, other, stored, sequences = map(Path, sys.argv[1:])
     kept = hessians.terms(
         Calibration(sum={stored.name: 1}), {stored.name: stored}, checkpoint.identity(model)
     )
@@ -30,6 +36,9 @@ def main() -> None:
     for name, error in errors.items():
         print(f"{name} {error:.6f}")
     print(f"mean {statistics.mean(errors.values()):.6f}")
+    network = checkpoint.load_model(other, "bfloat16")
+    scored = score_sequences(network, None, sources.read(sequences), skip_prompt=False)
+    print("loss {:.4f} ± {:.4f}".format(*ratio([(one.loss, one.tokens) for one in scored])))
 
 
 if __name__ == "__main__":

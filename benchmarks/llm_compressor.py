@@ -7,9 +7,9 @@ folder, SEQUENCES a source's sequences.safetensors. OUTPUT becomes a Hugging Fac
 as large as MODEL, with cost.json: seconds, processor seconds, and the largest resident memory, from before
 the model is loaded until it is compressed.
 
-    python benchmarks/layer_errors.py MODEL CHECKPOINT HESSIANS
+    python benchmarks/layer_errors.py MODEL CHECKPOINT HESSIANS SEQUENCES
 
-gives the relative errors of its layers, in this project's environment.
+gives the relative errors of its layers and its loss on sequences, in this project's environment.
 """
 
 import json

@@ -92,11 +92,13 @@ def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -
         )
     rows.sort(key=lambda row: (row["doc_id"], row["sample"]))
     seconds = sum(sample["seconds"] for sample in samples)
+    joules = [sample["joules"] for sample in samples]
     tokens = sum(row["tokens"] for row in rows)
     write_jsonl(output, rows)
     write_json(
         output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        | {"joules": None if None in joules else sum(joules)}
         | {"halvings": max(sample["halvings"] for sample in samples)}
         | hashes(output.parent, output.name)
         | provenance("generate", **inputs),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rac import energy
 from rac.artifacts import parts
 from rac.engines import Task, open_engine, sample_seed
 
@@ -47,7 +48,7 @@ def draw_samples(
 
     Yields:
         rows {id, sample, seed, token_ids (sampled), finish_reason, halvings (see `Completion`), seconds
-        (of its group, shared evenly)}.
+        and joules (of its group, shared evenly; joules are None where no counter can be read)}.
     """
 
     def compute(stored: list[dict]) -> Iterator[list[dict]]:
@@ -57,9 +58,10 @@ def draw_samples(
             return
         generate = open_engine(engine, task)
         seeds = [sample_seed(prompt.id, prompt.sample, seed) for prompt in missing]
-        start = time.perf_counter()
+        start, before = time.perf_counter(), energy.read()
         for group in generate([prompt.token_ids for prompt in missing], seeds, update):
             seconds = (time.perf_counter() - start) / len(group)
+            joules = energy.spent(before, energy.read())
             yield [
                 {
                     "id": missing[i].id,
@@ -69,10 +71,11 @@ def draw_samples(
                     "finish_reason": completion.finish_reason,
                     "halvings": completion.halvings,
                     "seconds": seconds,
+                    "joules": joules and joules / len(group),
                 }
                 for i, completion in group
             ]
-            start = time.perf_counter()
+            start, before = time.perf_counter(), energy.read()
 
     waiting: dict[tuple[str, int], dict] = {}  # those whose turn has not come
     order = iter([(prompt.id, prompt.sample) for prompt in prompts])

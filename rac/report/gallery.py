@@ -25,6 +25,13 @@ COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, wha
                 "time to generate all samples, whatever else the machine did,",
             ),
             (
+                "joules_generate",
+                "joules to generate",
+                False,
+                False,
+                "energy to generate all samples, as the machine’s counters have it,",
+            ),
+            (
                 "unfinished",
                 "unfinished samples",
                 True,

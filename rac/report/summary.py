@@ -115,6 +115,7 @@ COLUMNS = (
     "seconds_compress",
     "seconds_generate",
     "seconds_per_solved",
+    "joules_generate",
     "dense_sha256",
     "config_sha256",
     "code_version",
@@ -184,7 +185,9 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
             low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
             row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
     if cell["generation"]:
-        row["seconds_generate"] = read_json(cell["generation"])["seconds"]
+        generated = read_json(cell["generation"])
+        row["seconds_generate"] = generated["seconds"]
+        row["joules_generate"] = generated.get("joules")
         if row["tokens_mean"] is not None:
             solved = row["accuracy"] * row["problems"] * row["samples"]
             row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None

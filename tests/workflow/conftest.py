@@ -132,7 +132,7 @@ class Project:
     def table(self) -> list[dict]:
         """The rows of summary.csv, timings aside."""
         rows = csv.DictReader((self.folder / "results/summary.csv").read_text().splitlines())
-        timings = ("seconds_", "tokens_per_second_", "speedup_", "peak_memory_bytes")
+        timings = ("seconds_", "joules_", "tokens_per_second_", "speedup_", "peak_memory_bytes")
         return [
             {key: value for key, value in row.items() if not key.startswith(timings)}
             for row in rows
