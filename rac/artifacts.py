@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import glob
-import gzip
 import hashlib
 import io
 import itertools
@@ -11,10 +10,9 @@ import json
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import zstandard
 from safetensors import SafetensorError
@@ -175,24 +173,17 @@ def read_jsonl(path: Path) -> list[dict]:
     except OSError as error:
         raise RacError(f"cannot read {path}: {error.strerror or error}") from None
     try:
-        return parse_jsonl(content, "zst" if path.name.endswith(".zst") else None)
+        return _parsed(_decompressed(content) if path.name.endswith(".zst") else content)
     except ValueError as error:
         raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
 
 
-def parse_jsonl(content: bytes, compression: Literal["zst", "gz"] | None = None) -> list[dict]:
+def _parsed(content: bytes) -> list[dict]:
     """The rows of JSON lines; blank lines are skipped.
 
     Raises:
-        ValueError: cut, of another compression, or a line is not a JSON object.
+        ValueError: a line is not a JSON object.
     """
-    if compression == "zst":
-        content = _decompressed(content)
-    elif compression == "gz":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(str(error)) from None
     rows = [json.loads(line) for line in io.BytesIO(content) if line.strip()]
     for i, row in enumerate(rows):
         if not isinstance(row, dict):

@@ -164,8 +164,18 @@ def _check_source(config: Config, name: str, source: Source) -> None:
                 f"{where}.source: '{other.source}' must be a source of traces that are "
                 f"generated, on dataset '{source.dataset}'"
             )
-    if source.select and config.datasets[source.dataset].columns.answer is None:
-        raise ValueError(f"sources.{name}.select: '{source.dataset}' has no answers")
+    dataset, select = config.datasets[source.dataset], source.select
+    for key in ("correct", "difficulty"):
+        if select and getattr(select, key) is not None and not dataset.has_answers:
+            raise ValueError(
+                f"sources.{name}.select.{key}: '{source.dataset}' has no answers to tell it by"
+            )
+    kept = {*(dataset.keep or ()), "id", "problem", *(["answer"] if dataset.has_answers else [])}
+    if source.kind == "solutions" and dataset.keep is not None and source.solution not in kept:
+        raise ValueError(
+            f"sources.{name}.solution: '{source.dataset}' keeps no column '{source.solution}': add it "
+            f"to datasets.{source.dataset}.keep"
+        )
 
 
 def _check_calibration(config: Config, name: str, calibration: Calibration) -> None:

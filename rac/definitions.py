@@ -101,6 +101,9 @@ class Dataset(Strict):
     split: str | None = Field(None, description="of `embedded`")
     kind: Literal["problems", "programs", "documents"] = "problems"
     columns: Columns = Columns()
+    keep: list[str] | None = Field(
+        None, description="columns to keep beside those of `columns`; all that it has, if left out"
+    )
     without: list[Name] = Field(
         [], description="datasets whose problems are dropped from this one, and counted"
     )
@@ -119,9 +122,16 @@ class Dataset(Strict):
             raise ValueError("'files' goes with 'hub'")
         if (self.split is None) != (self.embedded is None):
             raise ValueError("'split' goes with 'embedded'")
+        if self.embedded and self.keep is not None:
+            raise ValueError("'keep' is for datasets of files: embedded rows are small")
         if self.without and self.kind == "documents":
             raise ValueError("'without' is for datasets of problems")
         return self
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether every row has an answer to grade by."""
+        return self.kind == "problems" and self.columns.answer is not None
 
 
 class TracesOf(Strict):

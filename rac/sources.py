@@ -170,7 +170,7 @@ def _selected(traces: list[dict], source: Source, rows: list[dict], model: Path)
         )
         return opening(prompt) + decoded
 
-    answers = {row["id"]: row["answer"] for row in rows}
+    answers = {row["id"]: row.get("answer") for row in rows}  # asked for by what needs them alone
     return select(traces, source.select, answers, said)
 
 

@@ -73,6 +73,28 @@ def test_the_repository_s_schema_is_current():
         ("models/reasoner/sampling", {"top_p": 1.5}, "less than or equal to 1 (found: 1.5)"),
         ("models/m", {"hub": "a/b"}, "models.m: 'revision' (a commit) goes with 'hub'"),
         ("models/m", {"hub": "a/b", "revision": "main"}, "revision 'main' is not a commit"),
+        (
+            "sources/s",
+            {"kind": "traces", "dataset": "codeforces", "tokens": 9}
+            | {"traces_of": {"source": "code-traces"}, "select": {"correct": True}},
+            "sources.s.select.correct: 'codeforces' has no answers to tell it by",
+        ),
+        (
+            "sources/s",
+            {"kind": "traces", "dataset": "openr1", "tokens": 9}
+            | {"traces_of": {"source": "math-traces"}, "select": {"difficulty": [0, 0.5]}},
+            "sources.s.select.difficulty: 'openr1' has no answers to tell it by",
+        ),
+        (
+            "sources/s",
+            {"kind": "solutions", "dataset": "openr1", "tokens": 9},
+            "sources.s.solution: 'openr1' keeps no column 'solution': add it to datasets.openr1.keep",
+        ),
+        (
+            "datasets/problems-test/keep",
+            ["style"],
+            "datasets.problems-test: 'keep' is for datasets of files",
+        ),
         ("models/; rm -rf", {"path": "x"}, "'; rm -rf' cannot be a name"),
         ("models/..", {"path": "x"}, "'..' cannot be a name"),
         ("models/figures", {"path": "x"}, "'figures' cannot be a name here"),
@@ -277,6 +299,12 @@ def test_nothing_but_one_clear_line_comes_of_a_random_mutation(place, what, key,
         assert len(str(error).splitlines()) == 1
     else:  # what is accepted goes through the rules' JSON unchanged
         assert config.Config.model_validate_json(valid.model_dump_json()) == valid
+
+
+def test_by_length_traces_are_chosen_without_answers():
+    source = {"kind": "traces", "dataset": "codeforces", "tokens": 9}
+    source |= {"traces_of": {"source": "code-traces"}, "select": {"order": "shortest"}}
+    assert config.validate(changed("sources/s", source)).sources["s"].select
 
 
 def test_a_list_of_sparsities_is_a_variant_each():

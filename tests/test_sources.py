@@ -198,3 +198,15 @@ def test_chosen_traces_are_decoded_to_be_graded(tiny_model, tmp_path):
     budget = source.model_copy(update={"tokens": len(traces[1]["token_ids"])})
     (taken,) = write(budget, tiny_model, rows, tmp_path / "s", tmp_path / "t.jsonl.zst")
     assert taken.token_ids.tolist() == traces[1]["token_ids"]
+
+
+def test_the_shortest_traces_of_programs_need_no_answers(tiny_model, tmp_path):
+    rows = [{"id": "a", "problem": "Write a program."}]
+    traces = [
+        {"id": "a", "token_ids": [5] * n, "prompt_length": 1, "finish_reason": "stop"}
+        for n in (9, 4)
+    ]
+    write_jsonl(tmp_path / "t.jsonl.zst", traces)
+    source = definition("traces", 4, traces_of={"source": "s"}, select={"order": "shortest"})
+    (taken,) = write(source, tiny_model, rows, tmp_path / "s", tmp_path / "t.jsonl.zst")
+    assert taken.token_ids.tolist() == [5] * 4

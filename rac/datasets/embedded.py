@@ -4,6 +4,7 @@ All are split by hash.
 """
 
 from rac.datasets import word_order
+from rac.datasets.files import Reader
 from rac.definitions import Dataset
 from rac.errors import RacError
 from rac.models.reasoner import problems, text
@@ -29,20 +30,21 @@ def check(dataset: Dataset, name: str) -> None:
         raise RacError(f"datasets.{name}: word problems have no end: set rows, such as rows: 200")
 
 
-def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
-    """Rows of an embedded dataset's split, and its origin and licence.
+def read(dataset: Dataset, name: str) -> tuple[Reader, dict]:
+    """What gives the rows of an embedded dataset's split, and its origin and licence.
 
     Raises:
         RacError: as `check`.
     """
     check(dataset, name)
+    meta = {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
     if dataset.embedded == "c4":
         documents = text.documents(str(dataset.split))
         rows = [{"id": str(i), "text": document} for i, document in enumerate(documents)]
-        return rows, {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
-    if dataset.embedded == "word-order":
+    elif dataset.embedded == "word-order":
         rows = list(word_order.problems(text.documents(str(dataset.split)), dataset.seed))
-        return rows, {"origin": "allenai/c4 (a sample)", "licence": "ODC-BY 1.0"}
-    assert dataset.rows is not None
-    rows = problems.generate(str(dataset.split), dataset.rows, dataset.seed)
-    return rows, {"origin": "rac.models.reasoner.problems", "licence": "Apache-2.0"}
+    else:
+        assert dataset.rows is not None
+        rows = problems.generate(str(dataset.split), dataset.rows, dataset.seed)
+        meta = {"origin": "rac.models.reasoner.problems", "licence": "Apache-2.0"}
+    return lambda wanted: iter(rows), meta

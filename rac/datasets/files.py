@@ -1,13 +1,31 @@
-"""Datasets from a file of the user's own: JSON lines (also gzip or zstandard) or parquet."""
+"""Datasets from a file of the user's own: JSON lines (also gzip or zstandard) or parquet.
 
+Rows are read one after the other, and of parquet only the columns that are asked for, so that memory holds
+what is taken of a file and not the file.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-from rac.artifacts import parse_jsonl
 from rac.definitions import Dataset
 from rac.errors import RacError
 
-COMPRESSIONS: dict[str, Literal["zst", "gz"]] = {".zst": "zst", ".gz": "gz"}
+BATCH = 16  # rows of a parquet file that become Python objects together
+
+
+class Wanted(NamedTuple):
+    """Columns of a file."""
+
+    required: Mapping[str, str]  # those that every row must have → where config.yaml names them
+    others: frozenset[str] | None  # those that a row may lack; None for all that there are
+
+
+Reader = Callable[
+    [Wanted], Iterator[dict]
+]  # gives the same rows each time, as they stand in the files
 
 
 def check(dataset: Dataset, name: str) -> None:
@@ -20,42 +38,78 @@ def check(dataset: Dataset, name: str) -> None:
         raise RacError(f"datasets.{name}.path: {dataset.path} is missing")
 
 
-def read(dataset: Dataset, name: str) -> tuple[list[dict], dict]:
-    """All rows of `dataset.path` as they stand in it, and its origin.
+def read(dataset: Dataset, name: str) -> tuple[Reader, dict]:
+    """What reads the rows of `dataset.path`, and its origin.
 
     Raises:
-        RacError: the file is missing, damaged or of another kind.
+        RacError: the file is missing; when it is read, as `rows`.
     """
     path = dataset.path
     assert path is not None
     check(dataset, name)
-    return rows(path, f"datasets.{name}.path"), {"origin": str(path), "licence": "unknown"}
+
+    def reader(wanted: Wanted) -> Iterator[dict]:
+        return rows(path, f"datasets.{name}.path", wanted)
+
+    return reader, {"origin": str(path), "licence": "unknown"}
 
 
-def rows(path: Path, key: str) -> list[dict]:
-    """All rows of a file as they stand in it.
+def rows(path: Path, key: str, wanted: Wanted) -> Iterator[dict]:
+    """The rows of a file as they stand in it, with the columns that are wanted and there.
 
     Args:
         path: .jsonl, .jsonl.gz, .jsonl.zst, .json.gz (a row a line too, as C4 has it) or .parquet.
         key: where config.yaml asks for it, for messages.
+        wanted: its columns.
 
     Raises:
-        RacError: the file is damaged or of another kind.
+        RacError: the file is damaged or of another kind, or a row lacks a required column.
     """
+    import pyarrow
+
     suffixes = "".join(path.suffixes[-2:])
     if suffixes.endswith(".parquet"):
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise RacError(f"{key}: {path} is damaged: {error}") from None
-    if not suffixes.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz")):
+        every = _of_parquet(path, wanted)
+    elif suffixes.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz")):
+        every = _of_lines(path)
+    else:
         raise RacError(
             f"{key}: {path} is none of .jsonl, .jsonl.gz, .jsonl.zst, .json.gz, .parquet"
         )
+    names = {*wanted.required, *(wanted.others or ())}
     try:
-        return parse_jsonl(path.read_bytes(), COMPRESSIONS.get(path.suffix))
-    except (OSError, ValueError) as error:
+        for i, (row, there) in enumerate(every):
+            for column, said in wanted.required.items():
+                if column not in row:
+                    raise RacError(
+                        f"{key}: row {i} of {path.name} has no column '{column}' (it has: "
+                        f"{', '.join(there)}); say which one is meant in {said}"
+                    )
+            yield row if wanted.others is None else {n: row[n] for n in row if n in names}
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise RacError(f"{key}: {path} is damaged: {error}") from None
+
+
+def _of_parquet(path: Path, wanted: Wanted) -> Iterator[tuple[dict, list[str]]]:
+    """Rows with no other columns than those wanted, and the names of all columns of the file."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        there = file.schema_arrow.names
+        names = {*wanted.required, *(wanted.others or ())}
+        columns = there if wanted.others is None else [name for name in there if name in names]
+        for group in range(file.num_row_groups):  # all at once, it would hold the whole file
+            for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns):
+                yield from ((row, there) for row in batch.to_pylist())
+
+
+def _of_lines(path: Path) -> Iterator[tuple[dict, list[str]]]:
+    """Rows and the names of their columns; blank lines are skipped."""
+    import pyarrow
+
+    with io.BufferedReader(pyarrow.input_stream(path, compression="detect")) as stream:
+        for i, line in enumerate(line for line in stream if line.strip()):
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"row {i} is not a JSON object")
+            yield row, list(row)

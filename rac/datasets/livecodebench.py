@@ -3,13 +3,16 @@
 A number on LiveCodeBench means nothing without both, so every row carries `release` and `date`.
 """
 
+from collections.abc import Iterable, Iterator
 from datetime import date
 
+from rac.datasets.files import Wanted
 from rac.errors import RacError
 
 # Each release adds a file to those before it. The hub's own loader is a script, which no current
 # version of `datasets` runs.
 FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
+MARKS = ("release", "date")  # of every row
 RELEASES = {f"release_v{n}": FILES[:n] for n in range(1, len(FILES) + 1)}
 
 
@@ -24,27 +27,33 @@ def files(release: str, name: str) -> tuple[str, ...]:
     return RELEASES[release]
 
 
-def select(rows: list[dict], release: str, start: date, end: date, name: str) -> list[dict]:
+def wanted(columns: Wanted) -> Wanted:
+    """The columns that are wanted, and those that tell a problem's contest and name."""
+    if columns.others is None:
+        return columns
+    return columns._replace(others=columns.others | {"contest_date", "question_id"})
+
+
+def select(rows: Iterable[dict], release: str, start: date, end: date, name: str) -> Iterator[dict]:
     """The rows whose contest was on `start` or later and before `end`, with `id`, `release`, `date`.
 
     Raises:
-        RacError: a row has no contest date, or none is in the window.
+        RacError: a row has no contest date or no name, or none is in the window.
     """
-    found, dates = [], []
+    found, first, last = False, date.max, date.min
     for i, row in enumerate(rows):
         try:
             day = date.fromisoformat(str(row.get("contest_date"))[:10])
-        except ValueError:
+            named = row["question_id"]
+        except (ValueError, KeyError):
             raise RacError(
-                f"datasets.{name}: row {i} has no contest_date such as 2024-08-03 "
+                f"datasets.{name}: row {i} has no question_id, or no contest_date such as 2024-08-03 "
                 f"(it has: {', '.join(map(str, row))})"
             ) from None
-        dates.append(day)
+        first, last = min(first, day), max(last, day)
         if start <= day < end:
-            found.append(
-                row | {"id": row["question_id"], "release": release, "date": day.isoformat()}
-            )
+            found = True
+            yield row | {"id": named, "release": release, "date": day.isoformat()}
     if not found:
-        has = f"its contests are of {min(dates)} to {max(dates)}" if dates else "it has no rows"
+        has = f"its contests are of {first} to {last}" if first <= last else "it has no rows"
         raise RacError(f"datasets.{name}: {release} has no problem of {start} to {end}; {has}")
-    return found

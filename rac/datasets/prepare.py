@@ -5,12 +5,17 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from rac.artifacts import atomic_folder, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import atomic_folder, sha256_file, write_json, write_jsonl
 from rac.datasets import embedded, files, hub
+from rac.datasets.files import Reader, Wanted
+from rac.datasets.livecodebench import MARKS
 from rac.datasets.overlap import overlapping
-from rac.definitions import Dataset
+from rac.definitions import Columns, Dataset
 from rac.errors import RacError
 from rac.provenance import hashes, provenance
+
+OF_KIND = {"documents": ["text"], "problems": ["problem", "answer"], "programs": ["problem"]}
+PROBLEM = Wanted({"problem": "problem"}, frozenset())
 
 
 def prepare_dataset(
@@ -19,31 +24,22 @@ def prepare_dataset(
     """Write resources/datasets/{name}: data.jsonl and meta.json.
 
     Rows have id, problem and answer (programs have none), or id and text, and keep the columns that they
-    came with, which lm-eval tasks may ask for. Problems of the datasets `without` are dropped and counted.
-    `rows` of those that are left are taken in an order that hangs on `seed` only.
+    came with, which lm-eval tasks may ask for, or those of them that `keep` names. Problems of the datasets
+    `without` are dropped and counted. `rows` of those that are left are taken in an order that hangs on
+    `seed` only. The source is read twice: to choose, and then for the rows that are taken.
 
     Raises:
         RacError: a file, column or split is missing, or there are too few rows; names what is there.
     """
-    if dataset.embedded:
-        rows, meta = embedded.read(dataset, name)
-    else:
-        raw, meta = files.read(dataset, name) if dataset.path else hub.read(dataset, name)
-        rows = _rename(raw, dataset, name)
-    if dataset.rows is not None and dataset.embedded != "word-problems":  # those hang on the seed
-        random.Random(dataset.seed).shuffle(rows)
-    dropped = {}
-    for other, file in (without or {}).items():
-        theirs = [row["problem"] for row in read_jsonl(file)]
-        found = overlapping((row["problem"] for row in rows), theirs)
-        rows = [row for row, is_theirs in zip(rows, found, strict=True) if not is_theirs]
-        dropped[other] = sum(found)
-        print(f"datasets.{name}: {sum(found)} problems of '{other}' dropped", flush=True)
-    if not rows or len(rows) < (dataset.rows or 1):
+    read = embedded.read if dataset.embedded else files.read if dataset.path else hub.read
+    reader, meta = read(dataset, name)
+    columns = Columns() if dataset.embedded else dataset.columns
+    order, dropped = _order(reader, columns, dataset, name, without or {})
+    if not order or len(order) < (dataset.rows or 1):
         raise RacError(
-            f"datasets.{name}: {dataset.rows or 1} rows are asked for, it has {len(rows)}"
+            f"datasets.{name}: {dataset.rows or 1} rows are asked for, it has {len(order)}"
         )
-    rows = rows[: dataset.rows]
+    rows = _taken(reader, order[: dataset.rows], columns, dataset, name)
     repeated = [one for one, count in Counter(row["id"] for row in rows).items() if count > 1]
     if repeated:
         raise RacError(
@@ -67,20 +63,48 @@ def prepare_dataset(
         )
 
 
-def _rename(raw: list[dict], dataset: Dataset, name: str) -> list[dict]:
-    columns_of = {"documents": ["text"], "problems": ["problem", "answer"], "programs": ["problem"]}
-    wanted = columns_of[dataset.kind]
-    asked = {column: getattr(dataset.columns, column) for column in wanted}
-    columns = {column: given for column, given in asked.items() if given is not None}
-    rows = []
-    for i, row in enumerate(raw):
-        for column, given in columns.items():
-            if given not in row or row[given] is None:
+def _order(
+    reader: Reader, columns: Columns, dataset: Dataset, name: str, without: Mapping[str, Path]
+) -> tuple[list[int], dict[str, int]]:
+    """Numbers of the rows that may be taken, those first that are taken first; and how many were dropped."""
+    main = OF_KIND[dataset.kind][0]
+    given = getattr(columns, main)
+    texts = reader(Wanted({given: f"columns.{main}"}, frozenset()))
+    problems = [str(row[given]) if without else "" for row in texts]
+    order, dropped = list(range(len(problems))), {}
+    if dataset.rows is not None and dataset.embedded != "word-problems":  # those hang on the seed
+        random.Random(dataset.seed).shuffle(order)
+    for other, file in without.items():
+        theirs = files.rows(file, f"datasets.{name}.without", PROBLEM)
+        found = overlapping((problems[i] for i in order), (row["problem"] for row in theirs))
+        order = [i for i, is_theirs in zip(order, found, strict=True) if not is_theirs]
+        dropped[other] = sum(found)
+        print(f"datasets.{name}: {sum(found)} problems of '{other}' dropped", flush=True)
+    return order, dropped
+
+
+def _taken(
+    reader: Reader, order: list[int], columns: Columns, dataset: Dataset, name: str
+) -> list[dict]:
+    """The rows of these numbers in this order, with the names that columns have here."""
+    asked = {column: getattr(columns, column) for column in OF_KIND[dataset.kind]}
+    named = {column: given for column, given in asked.items() if given is not None}
+    required = dict.fromkeys(dataset.keep or (), "keep")
+    required |= {given: f"columns.{column}" for column, given in named.items()}
+    others = None if dataset.keep is None else frozenset({columns.id} - {None})
+    places, taken = {number: place for place, number in enumerate(order)}, [{}] * len(order)
+    for i, row in enumerate(reader(Wanted(required, others))):
+        if i not in places:
+            continue
+        for column, given in named.items():
+            if row[given] is None:
                 raise RacError(
-                    f"datasets.{name}: row {i} has no column '{given}' (it has: "
-                    f"{', '.join(map(str, row))}); say which one is meant in columns.{column}"
+                    f"datasets.{name}: row {i} has null in column '{given}': name another one in "
+                    f"columns.{column}" + (", or null to do without" if column == "answer" else "")
                 )
-        named = {column: str(row[given]) for column, given in columns.items()}
-        known = row.get(dataset.columns.id) if dataset.columns.id else None
-        rows.append(row | {"id": str(i if known is None else known)} | named)
-    return rows
+        known = row.get(columns.id) if columns.id else None
+        row |= {"id": str(i if known is None else known)}
+        row |= {column: str(row[given]) for column, given in named.items()}
+        kept = {*row} if dataset.keep is None else {"id", *named, *dataset.keep, *MARKS}
+        taken[places[i]] = {column: row[column] for column in row if column in kept}
+    return taken

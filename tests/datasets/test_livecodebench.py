@@ -21,7 +21,7 @@ def test_a_release_is_all_files_up_to_its_own():
 
 
 def test_the_window_takes_its_first_day_and_not_its_last():
-    rows = select(ROWS, "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
+    rows = select(iter(ROWS), "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
     assert [(row["id"], row["release"], row["date"]) for row in rows] == [
         ("b", "release_v5", "2024-08-01"),
         ("c", "release_v5", "2025-01-31"),
@@ -30,8 +30,9 @@ def test_the_window_takes_its_first_day_and_not_its_last():
 
 def test_what_is_wrong_with_the_window_or_the_rows():
     with pytest.raises(RacError, match="no problem of 2026-01-01 to .*of 2024-07-31 to 2025-02-01"):
-        select(ROWS, "release_v5", date(2026, 1, 1), date(2027, 1, 1), "lcb")
-    with pytest.raises(RacError, match="row 0 has no contest_date .*it has: id"):
-        select([{"id": 1}], "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
+        list(select(ROWS, "release_v5", date(2026, 1, 1), date(2027, 1, 1), "lcb"))
+    for row in ({"id": 1}, {"id": 1, "contest_date": "2024-09-01"}):
+        with pytest.raises(RacError, match="row 0 has no question_id, or no contest_date .*: id"):
+            list(select([row], "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb"))
     with pytest.raises(RacError, match="it has no rows"):
-        select([], "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
+        list(select([], "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb"))

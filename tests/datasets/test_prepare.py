@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
@@ -98,10 +99,100 @@ def test_ids_that_repeat_are_refused_and_may_be_left_out(tmp_path):
 def test_a_wrong_column_names_those_that_are_there(tmp_path):
     WRITERS["d.jsonl"](tmp_path / "d.jsonl")
     message = failing(tmp_path / "out", path=tmp_path / "d.jsonl", columns={"problem": "question"})
-    assert "row 0 has no column 'question' (it has: id, problem, answer)" in message
+    assert "row 0 of d.jsonl has no column 'question' (it has: id, problem, answer)" in message
     assert "columns.problem" in message
     message = failing(tmp_path / "out", path=tmp_path / "d.jsonl", kind="documents")
     assert "no column 'text'" in message
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_only_the_columns_that_are_kept_are_written(tmp_path, name):
+    WRITERS[name](tmp_path / name)
+    for keep, columns in (([], {"id", "problem"}), (["answer"], {"id", "problem", "answer"})):
+        given = {"path": tmp_path / name, "kind": "programs", "keep": keep}
+        rows = prepare(tmp_path / "out", **given)
+        assert [set(row) for row in rows] == [columns] * 6
+        assert [row["id"] for row in rows] == [row["id"] for row in ROWS]
+    message = failing(tmp_path / "o", path=tmp_path / name, keep=["level"])
+    assert f"row 0 of {name} has no column 'level' (it has: id, problem, answer)" in message
+    assert message.endswith("say which one is meant in keep")
+
+
+def test_of_a_parquet_file_nothing_else_is_read(tmp_path, monkeypatch):
+    rows = [row | {"long": "x" * 1000, "uuid": f"u{i}"} for i, row in enumerate(ROWS)]
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows), tmp_path / "d.parquet", row_group_size=2
+    )
+    asked, batches = [], pyarrow.parquet.ParquetFile.iter_batches
+
+    def spied(file, size, row_groups, columns):
+        asked.extend([columns] if row_groups == [0] else [])
+        return batches(file, size, row_groups=row_groups, columns=columns)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", spied)
+    given = {"path": tmp_path / "d.parquet", "columns": {"id": "uuid"}}
+    kept = prepare(tmp_path / "out", **given, keep=[], rows=4)
+    assert asked == [["problem"], ["problem", "answer", "uuid"]]
+    whole = prepare(tmp_path / "whole", **given, rows=4)
+    assert asked[-1] == ["id", "problem", "answer", "long", "uuid"]
+    columns = ("id", "problem", "answer")
+    assert kept == [{column: row[column] for column in columns} for row in whole]
+    assert all(row["long"] for row in whole)
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from rac.datasets.prepare import prepare_dataset
+from rac.definitions import Dataset
+import pyarrow.parquet
+def peak():  # resource.getrusage's is at least the parent's
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+before = peak()
+file, keep = sys.argv[1:]
+dataset = Dataset(path=file, rows=5, **({"keep": []} if keep else {}))
+prepare_dataset(dataset, "mine", Path("out"))
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.parquet"])
+def test_memory_holds_what_is_taken_and_not_the_file(tmp_path, name):
+    rows = [{"id": str(i), "problem": "?", "answer": 1, "long": f"{i}" * 10**5} for i in range(900)]
+    if name == "d.jsonl":
+        write_jsonl(tmp_path / name, rows)
+    else:
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, tmp_path / name, row_group_size=5, compression="none")
+    sizes = []
+    for keep in ("keep", ""):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, tmp_path / name, keep],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        sizes.append(int(done.stdout))
+    assert max(sizes) < 100, sizes  # MiB; all rows are 257
+
+
+def test_a_null_is_told_apart_from_a_column_that_is_not_there(tmp_path):
+    rows = [ROWS[0], ROWS[1] | {"answer": None}, ROWS[2]]
+    write_jsonl(tmp_path / "d.jsonl", rows)
+    message = failing(tmp_path / "out", path=tmp_path / "d.jsonl")
+    assert message == (
+        "datasets.mine: row 1 has null in column 'answer': name another one in columns.answer, or null "
+        "to do without"
+    )
+    without = prepare(tmp_path / "out", path=tmp_path / "d.jsonl", columns={"answer": None})
+    assert [row["id"] for row in without] == ["q0", "q1", "q2"]
+    write_jsonl(tmp_path / "d.jsonl", [ROWS[0] | {"problem": None}])
+    message = failing(tmp_path / "o", path=tmp_path / "d.jsonl")
+    assert message.endswith(
+        "row 0 has null in column 'problem': name another one in columns.problem"
+    )
 
 
 def test_too_few_rows_are_one_line(tmp_path):
@@ -256,4 +347,9 @@ def test_livecodebench_is_a_release_and_a_window(hub, tmp_path):
     (row,) = read_jsonl(tmp_path / "out/data.jsonl")
     assert (row["id"], row["problem"]) == ("test2.jsonl", "Add.")
     assert (row["release"], row["date"]) == ("release_v2", "2024-02-03")
+    assert "contest_date" in row
     assert "release_v2 2024-01-01 to 2024-03-01" in read_json(tmp_path / "out/meta.json")["origin"]
+    done = by_command(tmp_path / "kept", **asked, columns=columns, keep=[])
+    assert done.returncode == 0, done.stderr
+    (row,) = read_jsonl(tmp_path / "kept/data.jsonl")
+    assert set(row) == {"id", "problem", "release", "date"}
