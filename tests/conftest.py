@@ -110,7 +110,7 @@ def llama_70b() -> dict:
 
 @pytest.fixture(scope="session")
 def write_sequences():
-    """A function (path, model folder, kind, lengths, seed=0) → path of a source's sequences."""
+    """A function (path, model folder, kind, lengths, seed=0, below=700) → path of a source's sequences."""
     return _write_sequences
 
 
@@ -120,13 +120,15 @@ def tiny_model(tmp_path_factory) -> Path:
     return _save_model(_random_qwen2(), tmp_path_factory.mktemp("models") / "tiny")
 
 
-def _write_sequences(path: Path, model: Path, kind: str, lengths: list[int], seed: int = 0) -> Path:
+def _write_sequences(
+    path: Path, model: Path, kind: str, lengths: list[int], seed: int = 0, below: int = 700
+) -> Path:
     """A file of random sequences of the given lengths; of traces, about a third is the prompt."""
     generator = torch.Generator().manual_seed(seed)
     total = sum(lengths)
     prompts = [max(length // 3, 1) if kind == "traces" else length for length in lengths]
     tensors = {
-        "token_ids": torch.randint(3, 700, (total,), generator=generator).int(),
+        "token_ids": torch.randint(3, below, (total,), generator=generator).int(),
         "lengths": torch.tensor(lengths).int(),
         "prompt_lengths": torch.tensor(prompts).int(),
     }

@@ -34,6 +34,7 @@ FAMILIES = {
     "gemma": ("gemma", GROUPED),
     "gemma3-windows": ("gemma3_text", GROUPED | {"sliding_window": 7, "sliding_window_pattern": 2}),
     "phi": ("phi", SMALL),
+    "phi3": ("phi3", GROUPED),
     "gpt_neox": ("gpt_neox", SMALL),
     "opt": ("opt", SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32}),
 }

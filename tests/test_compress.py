@@ -18,6 +18,7 @@ from rac.linear import in_scope
 from rac.models import checkpoint, weights
 from rac.provenance import hashes
 from rac.variants import Scope, Variant
+from tests.test_blocks import FAMILIES, random_model
 
 RAC = Calibration(sum={"traces.prompt": 1, "traces.decode": 1})
 NAMES = {"model": "tiny", "calibration": "rac", "variant": "v"}
@@ -43,7 +44,7 @@ def outcome(folder):
 
 
 @pytest.mark.parametrize("pattern", ["unstructured 0.5", "2:4"])
-@pytest.mark.parametrize("solver", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("solver", ["magnitude", "wanda", "sparsegpt", "alps"])
 def test_the_folder_is_the_model_compressed_in_memory(
     tiny_model, tiny_hessians, tmp_path, solver, pattern
 ):
@@ -69,6 +70,26 @@ def test_the_folder_is_the_model_compressed_in_memory(
     AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template(
         [{"role": "user", "content": "1+1?"}]
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_again(save_model, write_sequences, tmp_path, family):
+    folder = save_model(random_model(*FAMILIES[family]), tmp_path / "model")
+    sequences = write_sequences(tmp_path / "s", folder, "text", [40, 17], below=64)
+    hessians.accumulate(folder, sequences, "float32", tmp_path / "h")
+    calibration = Calibration(sum={"text": 1})
+    record = run(folder, {"text": tmp_path / "h"}, tmp_path / "out", calibration=calibration)
+    dense, loaded = map(AutoModelForCausalLM.from_pretrained, (folder, tmp_path / "out"))
+    compressed = {f"{layer['name']}.weight": layer for layer in record["layers"]}
+    assert compressed
+    for name, weight in loaded.named_parameters():
+        if name in compressed:
+            assert (weight == 0).float().mean() == compressed[name]["sparsity"] == 0.5
+            with torch.no_grad():
+                dense.get_parameter(name).copy_(weight)
+    token_ids = torch.arange(3, 60)[None]
+    assert torch.equal(loaded(token_ids).logits, dense(token_ids).logits)
+    assert record["relative_error"] < 0.5
 
 
 def test_record(tiny_model, tiny_hessians, tmp_path):

@@ -28,6 +28,7 @@ PHI = [
     ["self_attn.dense"],
     ["mlp.fc2"],
 ]
+PHI3 = [["self_attn.o_proj"], ["self_attn.qkv_proj"], ["mlp.gate_up_proj"], ["mlp.down_proj"]]
 NEOX = [
     ["attention.query_key_value"],
     ["attention.dense"],
@@ -50,6 +51,7 @@ FAMILIES = [
     ("gemma", GROUPED, LLAMA, [None] * 4),  # scales by 1 + weight
     ("olmo2", GROUPED, LLAMA, [None] * 4),  # norms after the layers
     ("phi", SMALL, PHI, ["input_layernorm", None, None]),
+    ("phi3", GROUPED, PHI3, [None, *LLAMA_NORMS[::2], None]),  # fused
     ("gpt_neox", SMALL, NEOX, ["input_layernorm", None, "post_attention_layernorm", None]),
 ]
 FAMILY = pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
 
     Raises:
         RacError: the folder is missing or damaged, or its tensors do not fit its config.json.
+        ValueError: as `decoder_blocks`.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -37,9 +38,12 @@ def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
         line = " ".join(str(error).split())[:300] or type(error).__name__
         raise RacError(f"cannot load the checkpoint {model}: {line}") from None
     network.eval().requires_grad_(False)
+    blocks = decoder_blocks(
+        network
+    )  # before what is said of files: experts are stored in several ways
     located = locate(network, model)
     _compute_buffers(network, default_device())
-    late = {*decoder_blocks(network), network.get_input_embeddings(), output_embedding(network)}
+    late = {*blocks, network.get_input_embeddings(), output_embedding(network)}
     prefixes = tuple(f"{name}." for name, module in network.named_modules() if module in late)
     early = [name for name in network.state_dict() if not name.startswith(prefixes)]
     load(network, early, located, default_device())
@@ -50,13 +54,31 @@ def decoder_blocks(network: "PreTrainedModel") -> nn.ModuleList:
     """The outermost list of as many modules as the configuration has layers.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or its blocks hold experts.
     """
     count = getattr(network.config.get_text_config(), "num_hidden_layers", None)
     for module in network.base_model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
+            _refuse_experts(module)
             return module
     raise ValueError(f"{type(network).__name__} has no list of {count} decoder blocks")
+
+
+def _refuse_experts(blocks: nn.ModuleList) -> None:
+    """Refuse experts, stacked in parameters of three dimensions or one by one: each sees some tokens only.
+
+    Raises:
+        ValueError: there are some.
+    """
+    convolutions = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    for name, module in blocks.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            stacked = parameter.ndim > 2 and not isinstance(module, convolutions)
+            if stacked or "expert" in name:
+                raise ValueError(
+                    f"its decoder blocks hold experts ({name}.{leaf}): a mixture of experts is refused, "
+                    "as a Hessian over the few tokens that an expert gets would mislead"
+                )
 
 
 def output_embedding(network: "PreTrainedModel") -> nn.Linear | None:

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac.errors import RacError
+from rac.linear import groups
 from rac.models import skeleton
 
 SMALL = {
@@ -136,3 +137,17 @@ def test_an_unknown_architecture_is_one_line(folder):
     edit_config(folder, model_type="unheard_of")
     with pytest.raises(RacError, match="cannot load the checkpoint .*unheard_of"):
         skeleton.skeleton(folder, "float32")
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("original", [True, False])
+def test_a_mixture_of_experts_is_refused_however_it_is_stored(tmp_path, kind, original):
+    experts = {"num_experts": 4, "num_local_experts": 4, "moe_intermediate_size": 16}
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | experts))
+    network.save_pretrained(tmp_path, save_original_format=original)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert any(tensor.ndim == 3 for tensor in stored.values()) != original
+    for refused in (lambda: skeleton.skeleton(tmp_path, "float32"), lambda: groups(network)):
+        with pytest.raises(ValueError, match="experts.* a mixture of experts is refused") as error:
+            refused()
+        assert "\n" not in str(error.value)
