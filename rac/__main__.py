@@ -74,6 +74,7 @@ Shard = Annotated[
 ]
 Shards = Annotated[list[Path], typer.Option(help="the shards that were made, to put together")]
 File = Annotated[Path, typer.Option()]
+Spill = Annotated[str, typer.Option(help="a folder for hidden states to wait in; memory without")]
 
 
 @app.callback()
@@ -156,9 +157,7 @@ def hessians(
     model: Folder,
     sequences: Annotated[Path, typer.Option(help="sequences.safetensors of the source")],
     output: Output,
-    spill: Annotated[
-        str, typer.Option(help="a folder for hidden states to wait in; memory without")
-    ] = "",
+    spill: Spill = "",
     shard: Shard = None,
     shards: Shards = [],  # noqa: B006
 ) -> None:
@@ -193,6 +192,7 @@ def compress(
     sequences: Annotated[
         list[Path], typer.Option(help="in folders called like their sources")
     ] = [],  # noqa: B006
+    spill: Spill = "",
 ) -> None:
     """A compressed checkpoint."""
     from rac.compress import compress as compress_model
@@ -203,7 +203,10 @@ def compress(
     )
     stored = {folder.name: folder for folder in hessians}
     of_source = {file.parent.name: file for file in sequences}
-    compress_model(model, stored, calibration, spec, pattern, names, output, of_source, dtype)
+    wait_on = Path(spill) if spill else None
+    compress_model(
+        model, stored, calibration, spec, pattern, names, output, of_source, dtype, wait_on
+    )
 
 
 @app.command()

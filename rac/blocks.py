@@ -4,8 +4,9 @@ The weights of a block are read from the safetensors files when its turn comes a
 hidden states wait in host memory. The device holds one block and one batch.
 """
 
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,33 @@ def walk(
         if index < len(on_the_way.blocks):
             step.finish()
         module.to("meta")
+
+
+def within_memory(run: Callable[[int], None], batch_tokens: int | None, longest: int) -> None:
+    """Call `run` with the tokens of a batch, halved and again as long as the device's memory is short.
+
+    Args:
+        run: what walks; it leaves nothing behind when it breaks off.
+        batch_tokens: the first try; BATCH_TOKENS of the device without.
+        longest: tokens of the longest sequence, which no batch can be smaller than.
+
+    Raises:
+        RacError: memory is short for the longest sequence by itself.
+    """
+    tokens = batch_tokens or BATCH_TOKENS[default_device()]
+    while True:
+        try:
+            return run(tokens)
+        except torch.OutOfMemoryError as error:
+            line = " ".join(str(error).split())[:200]
+            if tokens <= longest:
+                raise RacError(
+                    f"memory is short for a sequence of {longest} tokens: {line}"
+                ) from None
+        tokens = max(tokens // 2, longest)
+        print(f"memory is short: again with {tokens} tokens at once ({line})", file=sys.stderr)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class _Walk:

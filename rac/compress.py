@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rac import allocation, compress_block, hessians, linear
+from rac import allocation, blocks, compress_block, hessians, linear, propagation
 from rac.artifacts import atomic_folder, read_json, sha256_file, write_json, write_text
+from rac.calibration import Part, token_weights, weigh
 from rac.compress_block import Changed
 from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
+from rac.propagation import Arrived
 from rac.provenance import hashes, provenance
 from rac.variants import Quantize, Variant
 
@@ -33,6 +35,7 @@ def compress(
     output: Path,
     sequences: Mapping[str, Path] | None = None,
     dtype: str = "float32",
+    spill: Path | None = None,
 ) -> None:
     """Compress the linear layers of a model's decoder blocks, and write a Hugging Face folder.
 
@@ -40,7 +43,7 @@ def compress(
 
     Args:
         model: folder of the dense model, made by the `model` stage.
-        stored: source → folder of its Hessians; empty for magnitude.
+        stored: source → folder of its Hessians; empty where none are read.
         calibration: how to add them up; None for magnitude.
         variant: the solver and its options.
         pattern: as `rac.solve` takes it.
@@ -48,6 +51,7 @@ def compress(
         output: folder to write, with compression.json and a model card.
         sequences: source → its sequences.safetensors, for variants that run them through the model.
         dtype: what the model runs in then.
+        spill: a folder of a disk for hidden states to wait on then; in memory without.
 
     Raises:
         RacError: an input is missing, damaged or does not fit, or a layer has no solution.
@@ -65,8 +69,15 @@ def compress(
         scoped = linear.in_scope(groups, variant.scope)
     except ValueError as error:
         raise RacError(f"{model}: {error}") from None
-    by_key = hessians.terms(calibration, stored, dense_sha256) if calibration else {}
-    terms = list(itertools.chain.from_iterable(by_key.values()))
+    terms: list[hessians.Term] = []
+    parts: dict[str, list[Part]] = {}
+    if calibration and variant.needs_stored:
+        by_key = hessians.terms(calibration, stored, dense_sha256)
+        terms = list(itertools.chain.from_iterable(by_key.values()))
+        parts = {key: [term.of for term in of_key] for key, of_key in by_key.items()}
+    elif calibration:
+        parts = weigh(calibration, propagation.tokens(sequences))
+    of_tokens = token_weights(itertools.chain.from_iterable(parts.values()))
     config = read_json(model / "config.json")
     widths = _widths(config, variant) if variant.solver == "structured" else None
     located = weights.locate(model)
@@ -76,20 +87,16 @@ def compress(
                 f"{model} stores {name}.weight by an older name: save it again by transformers' "
                 "save_pretrained(folder, save_original_format=False)"
             )
-    found: list[dict] = []
-    warnings: list[str] = []
-    fitted: list[dict] = []
-    said: dict | None = None  # of the shares of zeros
+    walked = {}
+    if variant.needs_sequences:
+        walked = {name: compress_block.sequences_of(name, sequences) for name, _ in of_tokens}
 
-    with atomic_folder(output) as folder:
-        patterns = {name: pattern for group in scoped for name in group["layers"]}
-        if variant.allocation:
-            patterns, said = _allocate(
-                model, located, scoped, terms, variant, sequences, dtype, folder
-            )
+    def write(batch_tokens: int | None = None) -> None:
+        def walk() -> Iterator[dict[str, Arrived]]:
+            return propagation.walk(model, dtype, walked, batch_tokens, spill)
 
         def solved() -> Iterator[Changed]:
-            for inputs in compress_block.inputs(model, scoped, by_key, variant, sequences, dtype):
+            for inputs in compress_block.inputs(scoped, terms, of_tokens, variant, walk):
                 if widths:
                     block = compress_block.narrow_all(
                         model, located, inputs, variant, config, widths
@@ -102,44 +109,60 @@ def compress(
                 fitted.extend(block.fitted)
                 yield block.changed
 
-        _copy(model, folder)
-        weights.rewrite(model, folder, solved())
-        if widths:
-            write_json(folder / "config.json", narrow.narrowed(config, widths))
-        elif variant.quantize:
-            dense = _names(groups) - _names(scoped)
-            _write_quantized_config(folder, config, variant.quantize, sorted(dense))
-        of_files = hashes(folder)
-        record = {
-            **names,
-            "solver": variant.solver or "none",
-            "pattern": pattern,
-            "quantization": variant.quantize.model_dump() if variant.quantize else None,
-            "scope": variant.scope.model_dump(),
-            "propagation": variant.propagation,
-            "allocation": said,
-            "reconstruction": fitted or None,
-            "sparsity_asked": variant.sparsity_asked,
-            **_totals(found),
-            "calibration_tokens": {
-                key: sum(term.tokens for term in of_key) for key, of_key in by_key.items()
-            },
-            **_sizes(model, folder, found, variant),
-            "dense_sha256": dense_sha256,
-            "weights_sha256": weights.identity(folder, of_files["sha256"]),
-            "warnings": warnings,
-            "seconds": time.perf_counter() - start,
-        }
-        made = provenance(
-            "compress",
-            model=dense_sha256,
-            variant=variant.model_dump(mode="json"),
-            calibration=calibration.model_dump(mode="json") if calibration else None,
-            hessians={name: sha256_file(path / "index.json") for name, path in stored.items()},
-            sequences={name: sha256_file(path) for name, path in (sequences or {}).items()},
-        )
-        write_text(folder / "README.md", card.write(record, calibration, variant))
-        write_json(folder / "compression.json", record | of_files | made)
+        found: list[dict] = []
+        warnings: list[str] = []
+        fitted: list[dict] = []
+        said: dict | None = None  # of the shares of zeros
+        patterns = {name: pattern for group in scoped for name in group["layers"]}
+        with atomic_folder(output) as folder:
+            if variant.allocation:
+                patterns, said = _allocate(
+                    model, located, scoped, terms, variant, sequences, dtype, folder
+                )
+            _copy(model, folder)
+            weights.rewrite(model, folder, solved())
+            if widths:
+                write_json(folder / "config.json", narrow.narrowed(config, widths))
+            elif variant.quantize:
+                dense = _names(groups) - _names(scoped)
+                _write_quantized_config(folder, config, variant.quantize, sorted(dense))
+            of_files = hashes(folder)
+            record = {
+                **names,
+                "solver": variant.solver or "none",
+                "pattern": pattern,
+                "quantization": variant.quantize.model_dump() if variant.quantize else None,
+                "scope": variant.scope.model_dump(),
+                "propagation": variant.propagation,
+                "batch_tokens": batch_tokens,
+                "allocation": said,
+                "reconstruction": fitted or None,
+                "sparsity_asked": variant.sparsity_asked,
+                **_totals(found),
+                "calibration_tokens": {
+                    key: sum(part.tokens for part in of_key) for key, of_key in parts.items()
+                },
+                **_sizes(model, folder, found, variant),
+                "dense_sha256": dense_sha256,
+                "weights_sha256": weights.identity(folder, of_files["sha256"]),
+                "warnings": warnings,
+                "seconds": time.perf_counter() - start,
+            }
+            made = provenance(
+                "compress",
+                model=dense_sha256,
+                variant=variant.model_dump(mode="json"),
+                calibration=calibration.model_dump(mode="json") if calibration else None,
+                hessians={name: sha256_file(path / "index.json") for name, path in stored.items()},
+                sequences={name: sha256_file(path) for name, path in (sequences or {}).items()},
+            )
+            write_text(folder / "README.md", card.write(record, calibration, variant))
+            write_json(folder / "compression.json", record | of_files | made)
+
+    if walked:
+        blocks.within_memory(write, None, propagation.longest(walked))
+    else:
+        write()
 
 
 def _copy(model: Path, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,27 +41,24 @@ class Block(NamedTuple):
 
 
 def inputs(
-    model: Path,
     scoped: list[dict],
-    by_key: dict[str, list[hessians.Term]],
+    terms: list[hessians.Term],
+    token_weights: Weights,
     variant: Variant,
-    sequences: Mapping[str, Path],
-    dtype: str,
+    walk: Callable[[], Iterator[dict[str, Arrived]]],
 ) -> Iterator[Inputs]:
     """What each block in scope is solved by, in order.
 
     Args:
-        model: the dense model's folder.
         scoped: the groups in scope, of `rac.linear.in_scope`.
-        by_key: the calibration's terms, of `rac.hessians.terms`; empty without.
+        terms: the calibration's stored Hessians, of `rac.hessians.terms`; empty without.
+        token_weights: of the calibration, by source and part.
         variant: whose propagation and options count.
-        sequences: source → its sequences.safetensors, where they are run.
-        dtype: what the model runs in then.
+        walk: takes the calibration's sequences through the model, where they are run.
 
     Raises:
-        RacError: Hessians or sequences are missing or damaged.
+        RacError: Hessians are missing or damaged.
     """
-    terms = list(itertools.chain.from_iterable(by_key.values()))
     by_block = {
         block: list(of_block)
         for block, of_block in itertools.groupby(scoped, key=lambda group: group["block"])
@@ -74,12 +71,10 @@ def inputs(
             by_block[block], hessians.combine(terms, block), absmax, arrived, token_weights
         )
 
-    token_weights = hessians.token_weights(by_key)
     if not variant.needs_sequences:
         yield from (stored(block, {}) for block in by_block)
         return
-    files = {source: sequences_of(source, sequences) for source, _ in token_weights}
-    for arrived in propagation.walk(model, dtype, files):
+    for arrived in walk():
         block = next(iter(arrived.values())).step.index
         if block not in by_block:
             continue

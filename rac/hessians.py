@@ -5,8 +5,6 @@ and a calibration is a weighted sum of parts: no forward pass for a new mixture.
 source may be cut into shards, and the Hessians of its shards added.
 """
 
-import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +15,12 @@ from safetensors.torch import save_file
 
 from rac import blocks, linear, sources
 from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
+from rac.calibration import Part, weigh
 from rac.definitions import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint, weights
-from rac.models.skeleton import default_device, skeleton
+from rac.models.skeleton import skeleton
 from rac.progress import progress
 from rac.provenance import hashes, provenance
 
@@ -79,23 +78,13 @@ def accumulate(
         "groups": [{**group, "file": _file_of(group["block"])} for group in groups],
     }
     longest = max(len(sequence.token_ids) for sequence in read)
-    tokens = batch_tokens or blocks.BATCH_TOKENS[default_device()]
-    while True:
-        try:
-            with atomic_folder(output) as folder:
-                _walk(model, dtype, read, tokens, spill, groups, parts, folder)
-                _save_index(folder, index | {"batch_tokens": tokens})
-            return
-        except torch.OutOfMemoryError as error:
-            line = " ".join(str(error).split())[:200]
-            if tokens <= longest:
-                raise RacError(
-                    f"memory is short for a sequence of {longest} tokens: {line}"
-                ) from None
-        tokens = max(tokens // 2, longest)
-        print(f"memory is short: again with {tokens} tokens at once ({line})", file=sys.stderr)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+    def store(tokens: int) -> None:
+        with atomic_folder(output) as folder:
+            _walk(model, dtype, read, tokens, spill, groups, parts, folder)
+            _save_index(folder, index | {"batch_tokens": tokens})
+
+    blocks.within_memory(store, batch_tokens, longest)
 
 
 def _walk(
@@ -148,7 +137,7 @@ def add(folders: list[Path], output: Path) -> None:
     in_order = sorted(indexes.items(), key=lambda item: item[1]["shard"])
     parts: dict[str, list[Term]] = {
         part: [
-            Term("", folder, index, part, 1, index["parts"][part]["tokens"])
+            Term(Part("", part, 1, index["parts"][part]["tokens"]), folder, index)
             for folder, index in in_order
         ]
         for part in one["parts"]
@@ -161,7 +150,9 @@ def add(folders: list[Path], output: Path) -> None:
                 for name, hessian in combine(terms, block).items():
                     inputs[name, part] = Inputs(hessian, absmax[name])
             _save(folder, block, inputs)
-        tokens = {part: {"tokens": sum(t.tokens for t in terms)} for part, terms in parts.items()}
+        tokens = {
+            part: {"tokens": sum(t.of.tokens for t in terms)} for part, terms in parts.items()
+        }
         _save_index(folder, one | {"shard": [0, 1], "parts": tokens})
 
 
@@ -186,22 +177,15 @@ def _save_index(folder: Path, index: dict) -> None:
 
 
 class Term(NamedTuple):
-    """One part of a source in a calibration's weighted sum."""
+    """The stored sums of a part of a source."""
 
-    source: str
+    of: Part
     folder: Path
     header: dict  # its index.json
-    part: str
-    weight: float
-    tokens: int
 
 
 def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dict[str, list[Term]]:
-    """What a calibration adds up: key (`source` or `source.part`) → parts with their weights.
-
-    By `sum`, stored sums are added with the weights given. By `share`, each key's mean Σ x xᵀ / n
-    is weighted with its share and multiplied by the tokens of all keys together, so that shares are
-    shares of tokens at an equal total.
+    """The stored sums that a calibration adds up, as `rac.calibration.weigh`.
 
     Args:
         calibration: its definition.
@@ -211,53 +195,33 @@ def terms(calibration: Calibration, folders: dict[str, Path], model: str) -> dic
     Raises:
         RacError: a source or part is missing, damaged, of another model or over other layers.
     """
-    found = {}
-    for key, weight in (calibration.sum or calibration.share or {}).items():
-        source, part = (key, None) if key in folders else key.rpartition(".")[::2]
-        if source not in folders:
-            raise RacError(
-                f"no Hessians were given for '{key}'; given: {', '.join(folders) or 'none'}"
-            )
-        index = _read_index(folders[source])
-        if index["model"] != model:
-            raise RacError(
-                f"{folders[source]}/index.json: these Hessians are of another model; "
-                "delete the folder"
-            )
-        if index["shard"] != [0, 1]:
-            number, count = index["shard"]
-            raise RacError(
-                f"{folders[source]} is shard {number} of {count}: add up all of them first"
-            )
-        if part is not None and part not in index["parts"]:
-            raise RacError(
-                f"'{key}': {folders[source]} holds {', '.join(index['parts'])} and no '{part}'"
-            )
-        found[key] = [
-            Term(source, folders[source], index, name, weight, index["parts"][name]["tokens"])
-            for name in ([part] if part else index["parts"])
-        ]
+    indexes = {source: _whole_index(folder, model) for source, folder in folders.items()}
+    tokens = {
+        source: {part: said["tokens"] for part, said in index["parts"].items()}
+        for source, index in indexes.items()
+    }
+    found = {
+        key: [Term(part, folders[part.source], indexes[part.source]) for part in parts]
+        for key, parts in weigh(calibration, tokens).items()
+    }
     first = next(iter(found.values()))[0]
     for term in (term for of_key in found.values() for term in of_key):
         if term.header["groups"] != first.header["groups"]:
             raise RacError(f"{term.folder} and {first.folder} hold Hessians of different layers")
-    if calibration.share:
-        tokens = {key: sum(term.tokens for term in of_key) for key, of_key in found.items()}
-        for key, of_key in found.items():
-            if not tokens[key]:
-                raise RacError(f"'{key}' has no tokens to take a share of")
-            scale = sum(tokens.values()) / tokens[key]
-            found[key] = [term._replace(weight=term.weight * scale) for term in of_key]
     return found
 
 
-def token_weights(by_key: dict[str, list[Term]]) -> dict[tuple[str, str], float]:
-    """What a token counts in the calibration's sum, by source and part of it."""
-    weight_of: dict[tuple[str, str], float] = {}
-    for term in itertools.chain.from_iterable(by_key.values()):
-        key = term.source, term.part
-        weight_of[key] = weight_of.get(key, 0.0) + term.weight
-    return weight_of
+def _whole_index(folder: Path, model: str) -> dict:
+    """The index of a source's Hessians, all of them and of this model."""
+    index = _read_index(folder)
+    if index["model"] != model:
+        raise RacError(
+            f"{folder}/index.json: these Hessians are of another model; delete the folder"
+        )
+    if index["shard"] != [0, 1]:
+        number, count = index["shard"]
+        raise RacError(f"{folder} is shard {number} of {count}: add up all of them first")
+    return index
 
 
 def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
@@ -268,7 +232,7 @@ def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
     """
     combined: dict[str, torch.Tensor] = {}
     for term, group, hessian in _stored(of_calibration, block):
-        hessian *= term.weight
+        hessian *= term.of.weight
         if group in combined:
             combined[group] += hessian
         else:
@@ -285,7 +249,7 @@ def combine_absmax(of_calibration: list[Term], block: int) -> dict[str, torch.Te
         RacError: a file is missing, or its hash or a shape is not what its index says.
     """
     combined: dict[str, torch.Tensor] = {}
-    counted = [term for term in of_calibration if term.weight]
+    counted = [term for term in of_calibration if term.of.weight]
     for _, group, absmax in _stored(counted, block, ".absmax"):
         combined[group] = torch.maximum(combined.get(group, absmax), absmax)
     return combined
@@ -307,7 +271,7 @@ def _stored(
             with safe_open(file, "pt") as stored:
                 for group in term.header["groups"]:
                     if group["block"] == block:
-                        tensor = stored.get_tensor(f"{group['name']}/{term.part}{suffix}")
+                        tensor = stored.get_tensor(f"{group['name']}/{term.of.part}{suffix}")
                         shape = [group["columns"]] * (1 if suffix else 2)
                         if list(tensor.shape) != shape:
                             raise RacError(

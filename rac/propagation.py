@@ -3,7 +3,7 @@
 The blocks before are the dense model's, or what has taken their place: then no Hessian can be cached.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from rac import blocks, sources
 from rac.definitions import source_parts
 from rac.errors import RacError
-from rac.inputs import Inputs, sum_inputs
+from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint
 
 Weights = dict[tuple[str, str], float]  # of a token, by source and part
@@ -26,7 +26,13 @@ class Arrived(NamedTuple):
     parts: tuple[str, ...]
 
 
-def walk(model: Path, dtype: str, files: dict[str, Path]) -> Iterator[dict[str, Arrived]]:
+def walk(
+    model: Path,
+    dtype: str,
+    files: Mapping[str, Path],
+    batch_tokens: int | None = None,
+    spill: Path | None = None,
+) -> Iterator[dict[str, Arrived]]:
     """Take several sources through the model, block by block.
 
     The next block's inputs are made by the present weights of this one when the next is asked for.
@@ -35,6 +41,7 @@ def walk(model: Path, dtype: str, files: dict[str, Path]) -> Iterator[dict[str, 
         model: folder of the dense model.
         dtype: what it runs in.
         files: source → its sequences.safetensors.
+        batch_tokens, spill: as `rac.blocks.walk` has them.
 
     Raises:
         RacError: a file is missing, damaged or of another model.
@@ -45,12 +52,38 @@ def walk(model: Path, dtype: str, files: dict[str, Path]) -> Iterator[dict[str, 
         if metadata["model"] != checkpoint.identity(model):
             raise RacError(f"{file} was made for another model than {model}; delete it")
         read[source] = sources.read(file), source_parts(metadata["kind"])
-    walks = [blocks.walk(model, dtype, sequences) for sequences, _ in read.values()]
+    walks = [
+        blocks.walk(model, dtype, sequences, batch_tokens, spill) for sequences, _ in read.values()
+    ]
     for steps in zip(*walks, strict=True):
         yield {
             source: Arrived(step, *of_source)
             for (source, of_source), step in zip(read.items(), steps, strict=True)
         }
+
+
+def tokens(files: Mapping[str, Path]) -> dict[str, dict[str, int]]:
+    """The tokens of each part of several sources.
+
+    Args:
+        files: source → its sequences.safetensors.
+
+    Raises:
+        RacError: a file is missing or damaged.
+    """
+    return {
+        source: count_tokens(sources.read(file), source_parts(sources.read_metadata(file)["kind"]))
+        for source, file in files.items()
+    }
+
+
+def longest(files: Mapping[str, Path]) -> int:
+    """The tokens of the longest sequence of several sources.
+
+    Raises:
+        RacError: a file is missing or damaged.
+    """
+    return max(len(x.token_ids) for file in files.values() for x in sources.read(file))
 
 
 def sum_all(arrived: dict[str, Arrived], groups: list[dict], weights: Weights) -> dict[str, Inputs]:

@@ -265,8 +265,9 @@ def sources_code(config: Config, wildcards: Any) -> str:
 
 
 def calibration_hessians(config: Config, wildcards: Any) -> list[str]:
-    """The stored Hessians that a calibration adds up."""
-    if wildcards.calibration == "none":
+    """The stored Hessians of a calibration that a variant reads."""
+    variant = config.variant_cells()[wildcards.variant][1]
+    if wildcards.calibration == "none" or not variant.needs_stored:
         return []
     sources = config.calibrations[wildcards.calibration].sources(config.sources)
     return [f"results/{wildcards.model}/hessians/{source}" for source in sources]

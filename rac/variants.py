@@ -200,3 +200,8 @@ class Variant(Strict):
     def needs_sequences(self) -> bool:
         """Whether the calibration's sequences are run again, beside its Hessians."""
         return self.reconstruct is not None or self.propagation == "sequential"
+
+    @property
+    def needs_stored(self) -> bool:
+        """Whether the calibration's stored Hessians are read; sequential ones are made on the way."""
+        return self.needs_hessian and (self.propagation == "dense" or self.allocation is not None)

@@ -13,6 +13,7 @@ rule compress:
         "../envs/rac.yaml"
     threads: ask("threads")
     resources:
+        spill=ask("spill"),
         gpu=ask("gpu"),
         mem_mb=memory("compress"),
         runtime=minutes("compress"),
@@ -32,5 +33,6 @@ rule compress:
         "python -m rac --gpus {resources.gpu} compress --spec {params.spec:q} --calibration-spec {params.calibration:q}"
         " --pattern {params.pattern:q} --model-name {wildcards.model}"
         " --calibration-name {wildcards.calibration} --variant-name {wildcards.variant}"
-        " --dtype {params.dtype} --model {input.model:q} {params.hessians:q} {params.sequences:q}"
+        " --dtype {params.dtype} --spill={resources.spill:q} --model {input.model:q}"
+        " {params.hessians:q} {params.sequences:q}"
         " --output {output:q} > {log:q} 2>&1"

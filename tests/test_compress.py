@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import rac
-from rac import evopress, hessians, sources
+from rac import blocks, evopress, hessians, sources
 from rac.artifacts import read_json, write_json
 from rac.compress import compress
 from rac.definitions import Calibration
@@ -420,18 +420,21 @@ def sequences_of(stored):
     return {source: folder / source / "sequences.safetensors" for source in stored}
 
 
-def compress_with_sequences(definition, model, stored, output):
+def compress_with_sequences(definition, model, stored, output, spill=None):
     variant = Variant(solver="sparsegpt", sparsity=0.5, **definition)
     pattern, sequences = "unstructured 0.5", sequences_of(stored)
-    compress(model, stored, RAC, variant, pattern, NAMES, output, sequences, "float32")
+    compress(model, stored, RAC, variant, pattern, NAMES, output, sequences, "float32", spill)
     return read_json(output / "compression.json")
 
 
 def test_sequential_blocks_are_solved_by_what_compressed_ones_give(
     tiny_model, tiny_hessians, tmp_path
 ):
-    definition = {"propagation": "sequential"}
-    record = compress_with_sequences(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    variant = Variant(solver="sparsegpt", sparsity=0.5, propagation="sequential")
+    given = RAC, variant, "unstructured 0.5", NAMES, tmp_path / "out", sequences_of(tiny_hessians)
+    compress(tiny_model, {}, *given)  # without stored Hessians
+    record = read_json(tmp_path / "out" / "compression.json")
+    assert record["calibration_tokens"] == {"traces.prompt": 49, "traces.decode": 104}
     compress_with_sequences({}, tiny_model, tiny_hessians, tmp_path / "dense")
     ours, dense = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "dense"))
     for name, weight in ours.items():
@@ -453,6 +456,37 @@ def test_sequential_blocks_are_solved_by_what_compressed_ones_give(
         x = torch.cat(seen)
         error = rac.solvers.relative_error(layer.weight.data, ours[f"{name}.weight"], x.T @ x)
         assert error == pytest.approx(entries[name]["relative_error"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "definition", [{"propagation": "sequential"}, {"reconstruct": {"steps": 3}}]
+)
+def test_sequences_wait_on_a_disk_and_memory_that_is_short_halves_their_batch(
+    tiny_model, tiny_hessians, tmp_path, monkeypatch, capsys, definition
+):
+    walk, asked = blocks.walk, []
+
+    def short(model, dtype, read, batch_tokens, spill):
+        asked.append((batch_tokens, spill))
+        for step in walk(model, dtype, read, batch_tokens, spill):
+            yield step
+            if batch_tokens > 100 and step.index == 1:
+                raise torch.OutOfMemoryError("no memory for this")
+
+    monkeypatch.setitem(blocks.BATCH_TOKENS, blocks.default_device(), 400)
+    whole = compress_with_sequences(definition, tiny_model, tiny_hessians, tmp_path / "whole")
+    assert whole["batch_tokens"] == 400
+    monkeypatch.setattr(blocks, "walk", short)
+    record = compress_with_sequences(
+        definition, tiny_model, tiny_hessians, tmp_path / "out", tmp_path
+    )
+    assert asked == [(400, tmp_path), (200, tmp_path), (100, tmp_path)]
+    assert capsys.readouterr().err.count("memory is short: again with") == 2
+    assert record["batch_tokens"] == 100
+    assert [layer["name"] for layer in record["layers"]] == [
+        layer["name"] for layer in whole["layers"]
+    ]
+    assert record["relative_error"] == pytest.approx(whole["relative_error"], rel=0.02)
 
 
 def test_a_fit_of_kept_weights_is_in_the_checkpoint_and_the_record(
@@ -534,7 +568,7 @@ def test_a_norm_that_feeds_layers_out_of_scope_is_not_smoothed(
 
 def test_missing_sequences_are_one_line(tiny_model, tiny_hessians, tmp_path):
     variant = Variant(solver="sparsegpt", sparsity=0.5, propagation="sequential")
-    with pytest.raises(RacError, match="no sequences were given of source 'traces'"):
+    with pytest.raises(RacError, match="nothing was given of 'traces.prompt'; given: nothing"):
         compress(
             tiny_model, tiny_hessians, RAC, variant, "unstructured 0.5", NAMES, tmp_path / "out"
         )

@@ -170,7 +170,7 @@ def test_other_layers_are_refused(tiny_model, copied):
 
 
 def test_unknown_sources_and_parts_are_refused(tiny_model, tiny_hessians):
-    with pytest.raises(RacError, match="no Hessians were given for 'c4'; given: traces, text"):
+    with pytest.raises(RacError, match="nothing was given of 'c4'; given: traces, text"):
         combined(tiny_model, tiny_hessians, sum={"c4": 1})
     with pytest.raises(RacError, match="holds prompt, decode and no 'text'"):
         combined(tiny_model, tiny_hessians, sum={"traces.text": 1})
@@ -309,7 +309,7 @@ def test_the_largest_of_a_calibration(tiny_model, tiny_hessians):
     assert found.keys() == hessians.combine(flat, 1).keys()
     assert torch.equal(found[name], decode.maximum(text))
     assert not torch.equal(found[name], decode) and not torch.equal(found[name], text)
-    none = [flat[0]._replace(weight=0), *flat[1:]]
+    none = [flat[0]._replace(of=flat[0].of._replace(weight=0)), *flat[1:]]
     assert torch.equal(hessians.combine_absmax(none, 1)[name], text)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rac import hessians, propagation
+from rac import propagation
 from rac.artifacts import read_json
 from rac.errors import RacError
 from rac.linear import decoder_groups
@@ -81,15 +81,3 @@ def test_sequences_of_another_model_are_refused(random_qwen2, save_model, files,
     other = save_model(random_qwen2(seed=1), tmp_path / "other")
     with pytest.raises(RacError, match="was made for another model"):
         next(propagation.walk(other, "float32", files))
-
-
-def test_a_weight_of_every_part(tiny_model, tiny_hessians):
-    from rac.definitions import Calibration
-
-    calibration = Calibration(sum={"traces": 1, "traces.decode": 2, "text": 0.5})
-    by_key = hessians.terms(calibration, tiny_hessians, checkpoint.identity(tiny_model))
-    assert hessians.token_weights(by_key) == {
-        ("traces", "prompt"): 1,
-        ("traces", "decode"): 3,
-        ("text", "text"): 0.5,
-    }

@@ -123,7 +123,7 @@ def test_files_of_a_local_model_are_all_that_lie_in_its_folder(tmp_path):
 
 
 def test_inputs_of_sources_and_calibrations(settings):
-    asked = Wildcards(model="reasoner", source="traces", calibration="rac")
+    asked = Wildcards(model="reasoner", source="traces", calibration="rac", variant="sparsegpt-0.5")
     assert rules.source_traces(settings, asked) == [
         "results/reasoner/traces/traces/traces.jsonl.zst"
     ]
@@ -131,7 +131,7 @@ def test_inputs_of_sources_and_calibrations(settings):
     dataset = "resources/datasets/problems-calibration/data.jsonl"
     assert rules.source_dataset(settings, asked) == dataset
     assert rules.calibration_hessians(settings, asked) == ["results/reasoner/hessians/traces"]
-    none = Wildcards(model="reasoner", calibration="none")
+    none = Wildcards(model="reasoner", calibration="none", variant="magnitude-0.5")
     assert rules.calibration_hessians(settings, none) == []
     assert rules.calibration_spec(settings, none) == "null"
 
@@ -211,6 +211,23 @@ def test_sequences_are_inputs_where_they_are_run(refined):
     assert asked("evopress-0.5") == asked("evopress-0.5", "rac") == ["traces"]
     assert asked("sequential-0.5") == asked("reconstruct-0.5") == ["c4"]
     assert asked("sequential-0.5", "rac") == ["traces"]
+
+
+@pytest.mark.parametrize(
+    "variant", [name if name == "smooth" else f"{name}-0.5" for name in REFINED]
+)
+def test_stored_hessians_are_inputs_where_they_are_read(refined, variant):
+    asked = Wildcards(model="reasoner", calibration="c4", variant=variant)
+    found = rules.calibration_hessians(refined, asked)
+    assert found == ([] if variant == "sequential-0.5" else ["results/reasoner/hessians/c4"])
+
+
+def test_a_search_for_shares_reads_stored_hessians_of_sequential_blocks_too():
+    both = {"propagation": "sequential", "allocation": {"method": "owl"}}
+    variants = {"both": {"solver": "sparsegpt", "sparsity": 0.5} | both}
+    settings = config.validate(VALUES | {"variants": VALUES["variants"] | variants})
+    asked = Wildcards(model="reasoner", calibration="c4", variant="both-0.5")
+    assert rules.calibration_hessians(settings, asked) == ["results/reasoner/hessians/c4"]
 
 
 @pytest.mark.parametrize(
