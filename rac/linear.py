@@ -202,7 +202,12 @@ def in_scope(groups: list[dict], scope: Scope) -> list[dict]:
         if not chosen <= set(numbers):
             raise ValueError(f"scope.blocks {scope.blocks}: the model has blocks 0-{numbers[-1]}")
     scoped = [
-        group | {"layers": [name for name in group["layers"] if _projection(name, scope)]}
+        group
+        | {
+            "layers": [
+                name for name in group["layers"] if scope.projections in ("all", projection(name))
+            ]
+        }
         for group in groups
         if group["block"] in chosen
     ]
@@ -216,6 +221,6 @@ def in_scope(groups: list[dict], scope: Scope) -> list[dict]:
     return scoped + head
 
 
-def _projection(name: str, scope: Scope) -> bool:
-    kind = "attention" if "attn" in name or "attention" in name else "mlp"
-    return scope.projections in ("all", kind)
+def projection(name: str) -> str:
+    """What a decoder block's layer belongs to: attention or mlp."""
+    return "attention" if "attn" in name or "attention" in name else "mlp"

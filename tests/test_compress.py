@@ -405,6 +405,16 @@ def test_a_structured_checkpoint_is_a_smaller_dense_model(tiny_model, tiny_hessi
         f"model.layers.{i}.mlp.down_proj" for i in range(2)
     }
     assert record["sparsity"] == pytest.approx(1 / 3)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Compressed are the linear layers of mlp in all decoder blocks; all else" in card
+
+
+def test_the_card_names_the_output_embedding(random_qwen2, save_model, tmp_path):
+    folder = save_model(random_qwen2(tie_word_embeddings=False), tmp_path / "model")
+    definition = {"solver": "magnitude", "sparsity": 0.5, "scope": {"lm_head": True}}
+    compress_by(definition, folder, {}, tmp_path / "out")
+    said = "attention and mlp in all decoder blocks, and of the output embedding; all else"
+    assert f"linear layers of {said}" in (tmp_path / "out/README.md").read_text()
 
 
 def test_nothing_to_remove_is_one_line(tiny_model, tiny_hessians, tmp_path):

@@ -5,6 +5,7 @@ import json
 
 from rac import __version__
 from rac.definitions import Calibration
+from rac.linear import projection
 from rac.variants import Variant
 
 CARD = """---
@@ -80,7 +81,7 @@ def write(record: dict, calibration: Calibration | None, variant: Variant) -> st
             "promise": PROMISES[_kind(variant)],
             "calibration": _calibration(record, calibration),
             "more": "".join(f"- {line}\n" for line in _more(record, variant)),
-            "scope": _scope(variant),
+            "scope": _scope(record, variant),
             "version": __version__,
             "torch": importlib.metadata.version("torch"),
             "errors": _errors(record),
@@ -148,10 +149,14 @@ def _error(error: float | None) -> str:
     return "–" if error is None else f"{error:.4g}"
 
 
-def _scope(variant: Variant) -> str:
-    blocks, projections = variant.scope.blocks, variant.scope.projections
-    kind = "attention and mlp" if projections == "all" else projections
-    return f"{kind} in {'all decoder blocks' if blocks == 'all' else f'decoder blocks {blocks}'}"
+def _scope(record: dict, variant: Variant) -> str:
+    """What was compressed, by the layers that were: a width may have been left whole."""
+    names = [layer["name"] for layer in record["layers"]]
+    of_blocks = [name for name in names if any(part.isdigit() for part in name.split("."))]
+    kinds = " and ".join(sorted({projection(name) for name in of_blocks}))
+    blocks = variant.scope.blocks
+    said = f"{kinds} in {'all decoder blocks' if blocks == 'all' else f'decoder blocks {blocks}'}"
+    return said + (", and of the output embedding" if len(of_blocks) < len(names) else "")
 
 
 def _calibration(record: dict, calibration: Calibration | None) -> str:
