@@ -1,8 +1,9 @@
 import itertools
+from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import rac
@@ -80,6 +81,61 @@ def test_kept_weights_are_the_best_that_the_mask_allows(problem, share):
     scale = hessian.diagonal()[hessian.diagonal() > 0].mean() * weight.square().sum()
     gap = damped_loss(weight, solution.weight, hessian) - damped_loss(weight, best, hessian)
     assert -1e-9 * scale <= gap <= 1e-4 * scale
+
+
+def plain_admm(weight, hessian, share, damping=0.01):
+    """Algorithm 1 as the paper prints it, one solve a row and iteration in float64; its mask, or None.
+
+    None where the rounding of two equal numbers, and not the algorithm, would decide.
+    """
+    weight, hessian = weight.double().clone(), hessian.double().clone()
+    dead = hessian.diagonal() == 0
+    weight[:, dead] = 0
+    hessian /= hessian.diagonal()[~dead].mean()
+    hessian[dead, dead] = 1
+    hessian += damping * torch.eye(len(hessian), dtype=torch.float64)
+    scale = hessian.diagonal().sqrt()
+    gram, dense = hessian / scale / scale[:, None], weight * scale
+    count = dense.numel() - int(Fraction(share) * dense.numel())
+
+    def support(values):
+        ordered = values.abs().flatten().sort(descending=True)
+        close = ordered.values[count - 1] - ordered.values[count] <= 1e-9 * ordered.values[0]
+        mask = torch.zeros(dense.numel(), dtype=torch.bool)
+        mask[ordered.indices[:count]] = True
+        return None if close else mask.view_as(dense)
+
+    mask = last = support(dense)
+    if mask is None:
+        return None
+    rho, sparse, dual = 0.1, dense * mask, torch.zeros_like(dense)
+    for iteration in range(1, 301):
+        system = gram + rho * torch.eye(len(gram), dtype=torch.float64)
+        right = dense @ gram - dual + rho * sparse
+        solved = torch.stack([torch.linalg.solve(system, row) for row in right])
+        before, mask = mask, support(solved + dual / rho)
+        if mask is None:
+            return None
+        sparse = (solved + dual / rho) * mask
+        dual = dual + rho * (solved - sparse)
+        if iteration % 3 == 0:
+            changed = (mask != last).sum().item() / count
+            if not changed and torch.equal(mask, before):
+                break
+            rho *= 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
+            last = mask
+    return mask
+
+
+@settings(max_examples=60)
+@given(problems(), st.sampled_from(("0.25", "0.5", "0.75")))
+def test_the_mask_is_that_of_the_printed_algorithm(problem, share):
+    weight, hessian = problem
+    assume(hessian.diagonal().any() and weight.numel() > 3)
+    expected = plain_admm(weight, hessian, share)
+    assume(expected is not None)
+    solution = rac.solve(weight, hessian, f"unstructured {share}", "alps")
+    assert torch.equal(solution.mask, expected)
 
 
 def damped_loss(weight, compressed, hessian, damping=0.01):
