@@ -5,6 +5,7 @@ that are whole are not fetched again, and a connection that is cut goes on where
 look at hashes; that is done here.
 """
 
+import fnmatch
 import hashlib
 import time
 from pathlib import Path
@@ -56,7 +57,7 @@ def fetch(
                 repository, repo_type=kind, revision=revision, allow_patterns=patterns
             )
             folder = Path(found)
-            problem = _damage(folder)
+            problem = _damage(folder, patterns)
         except GatedRepoError:
             page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
             raise RacError(
@@ -77,7 +78,7 @@ def fetch(
         except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
             problem = " ".join(str(error).split())[:200] or type(error).__name__
         if not problem:
-            if not any(file.is_file() for file in folder.rglob("*")):
+            if not _matching(folder, patterns):
                 raise RacError(f"{what} holds no file that matches {', '.join(patterns)}")
             return folder
         if wait is not None:
@@ -86,12 +87,22 @@ def fetch(
     raise RacError(f"{what}: {problem}; {instead}")
 
 
-def _damage(folder: Path) -> str:
+def _matching(folder: Path, patterns: list[str]) -> list[Path]:
+    """The files of a snapshot that match."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and any(fnmatch.fnmatch(str(file.relative_to(folder)), pattern) for pattern in patterns)
+    ]
+
+
+def _damage(folder: Path, patterns: list[str]) -> str:
     """What is wrong with a file of a snapshot, which is removed from the cache; empty if nothing is.
 
     The cache calls a file by its hash: SHA-256 of a large file, git's SHA-1 of a small one.
     """
-    for link in sorted(file for file in folder.rglob("*") if file.is_symlink()):
+    for link in (file for file in _matching(folder, patterns) if file.is_symlink()):
         blob = link.resolve()
         if len(blob.name) == 64:
             digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
 from rac.provenance import hashes, provenance
 
-FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "README.md")
+FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")  # beside the weights
 RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
 
 
@@ -29,20 +29,19 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
     if model.hub:
         assert model.revision
         instead = f"without a network, give a folder with its files: models.{name}.path"
-        source = hub.fetch(
-            model.hub, model.revision, list(FILES), "model", f"models.{name}", instead
-        )
+        repository = model.hub, model.revision
+        source = hub.fetch(*repository, list(FILES), "model", f"models.{name}", instead)
+        # Some repositories hold the weights a second time, under other names.
+        hub.fetch(*repository, weights.names(source), "model", f"models.{name}", instead)
     assert source is not None
     check_folder(source, name)
     with atomic_folder(output) as folder:
         for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
-            if file.name in RECORDS:
-                continue
-            if file.suffix == ".safetensors":
-                (folder / file.name).symlink_to(file.resolve())
-            else:
+            if file.name not in RECORDS:
                 shutil.copyfile(file, folder / file.name)
         try:
+            for file in weights.files(source):
+                (folder / file.name).symlink_to(file.resolve())
             record = _record(folder, model.dtype)
         except (RacError, ValueError) as error:  # this folder vanishes: name the one that stays
             place = f"{model.hub}@{model.revision}" if model.hub else str(source)

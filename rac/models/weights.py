@@ -13,21 +13,29 @@ from rac.errors import RacError
 INDEX = "model.safetensors.index.json"
 
 
+def names(folder: Path) -> list[str]:
+    """The names of the safetensors files that make up the model: those of the index, or the only one.
+
+    Raises:
+        RacError: the index is damaged.
+    """
+    index = Path(folder) / INDEX
+    if not index.exists():
+        return ["model.safetensors"]
+    try:
+        return sorted({str(name) for name in read_json(index)["weight_map"].values()})
+    except (AttributeError, KeyError, TypeError):
+        raise RacError(f"{index} does not say which file holds which weight") from None
+
+
 def files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model: those of the index, or the only one.
+    """The safetensors files that make up the model.
 
     Raises:
         RacError: no model there, or a file is missing.
     """
     folder = Path(folder)
-    index = folder / INDEX
-    names = {"model.safetensors"}
-    if index.exists():
-        try:
-            names = set(read_json(index)["weight_map"].values())
-        except (AttributeError, KeyError, TypeError):
-            raise RacError(f"{index} does not say which file holds which weight") from None
-    found = [folder / name for name in sorted(names)]
+    found = [folder / name for name in names(folder)]
     for file in found:
         if not file.is_file():
             raise RacError(f"{file} is missing: {folder} is no whole Hugging Face folder")

@@ -1,6 +1,9 @@
 """The model stage: a folder that later stages can use, or one line that says why not."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +14,7 @@ from rac.errors import RacError
 from rac.models import checkpoint, weights
 from rac.models.prepare import prepare_model
 from rac.provenance import hashes
+from tests import hub_server
 
 
 @pytest.fixture
@@ -52,6 +56,41 @@ def test_a_local_folder_is_linked_and_gets_records_of_its_own(source, tmp_path):
     assert checkpoint.identity(tmp_path / "m") == weights.identity(source, hashes(source)["sha256"])
     assert not (tmp_path / "m" / "compression.json").exists()
     assert not (tmp_path / "m" / "notes.py").exists()
+
+
+PREPARE = """
+import json, sys
+from pathlib import Path
+from rac.definitions import Model
+from rac.models.prepare import prepare_model
+prepare_model(Model(hub="o/n", revision=sys.argv[1], dtype="float32"), "m", Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("shard", ["20KB", "1GB"])
+def test_weights_that_a_repository_holds_twice_are_taken_once(
+    random_qwen2, save_model, tmp_path, shard
+):
+    model = random_qwen2()
+    save_model(model, tmp_path / "repository")
+    (tmp_path / "repository/model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "repository", max_shard_size=shard)
+    own = {file.name for file in (tmp_path / "repository").glob("*.safetensors")}
+    assert (len(own) > 1) == (shard == "20KB")
+    (tmp_path / "repository/consolidated.safetensors").write_bytes(b"the same again")
+    with hub_server.running() as hub:
+        hub.repositories["o/n"] = tmp_path / "repository"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", PREPARE, hub.commit, tmp_path / "m"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in (tmp_path / "m").glob("*.safetensors")} == own
+    assert {name for name in hub.asked if name.endswith(".safetensors")} == own
+    assert set(hub.asked.values()) == {1}
+    # A folder that holds them twice: the same.
+    prepare_model(Model(path=tmp_path / "repository", dtype="float32"), "m", tmp_path / "l")
+    assert {file.name for file in (tmp_path / "l").glob("*.safetensors")} == own
 
 
 def test_the_weights_decide_the_identity(random_qwen2, save_model, tmp_path):

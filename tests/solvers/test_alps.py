@@ -84,7 +84,7 @@ def test_kept_weights_are_the_best_that_the_mask_allows(problem, share):
 
 
 def plain_admm(weight, hessian, share, damping=0.01):
-    """Algorithm 1 as the paper prints it, one solve a row and iteration in float64: scaled D and its mask, or None.
+    """Algorithm 1 as printed, by a solve a row and iteration in float64: scaled D and its mask.
 
     None where the rounding of two equal numbers, and not the algorithm, would decide.
     """
