@@ -82,7 +82,7 @@ def against_sparsity(
             )
             _missing(axes, line[line[value].isna()], style[calibration])
             if f"paper_{value}" in line:
-                _printed(axes, tips, line, f"paper_{value}", style[calibration])
+                _printed(axes, tips, line, value, line["sparsity_asked"], style[calibration], "y")
         if log and not (points[value] <= 0).any():
             log_axis(axes, "y")
         elif share:
@@ -134,6 +134,8 @@ def dots(
             )
             lost = [y for y, gone in zip(heights, group[value].isna(), strict=True) if gone]
             _crosses(axes, [0.02] * len(lost), lost, style[calibration], "y")
+            if f"paper_{value}" in group:
+                _printed(axes, tips, group, value, heights, style[calibration], "x")
         if share:
             axes.set_xlim(-0.03, 1.03)
             axes.xaxis.set_major_formatter(percent_tick)
@@ -250,18 +252,27 @@ def _crosses(axes: Axes, x: Any, y: Any, style: Style, data: str) -> None:
 
 
 def _printed(
-    axes: Axes, tips: dict[str, list[str]], line: pd.DataFrame, value: str, style: Style
+    axes: Axes,
+    tips: dict[str, list[str]],
+    points: pd.DataFrame,
+    value: str,
+    places: Any,
+    style: Style,
+    along: str,
 ) -> None:
-    """The paper's printed numbers, as hollow markers."""
-    points = line.dropna(subset=value)
-    if len(points):
+    """The paper's printed numbers, as hollow markers; `along` is the axis that values are on."""
+    there = points[f"paper_{value}"].notna().to_numpy()
+    if there.any():
+        shown, at = points[there], pd.Series(list(places))[there]
         said = [
-            f"printed in the paper, {row['calibration']}, {row['variant']}: {spoken(row[value], True)}"
-            for row in points.to_dict("records")
+            f"printed in the paper (secondary source), {row['calibration']}, {row['variant']}: "
+            + spoken(row[f"paper_{value}"], True)
+            for row in shown.to_dict("records")
         ]
         look: dict[str, Any] = {"color": style.colour, "marker": style.marker}
         look |= {"markerfacecolor": "white", "linestyle": "none", "markersize": 6.5, "zorder": 3}
-        series(axes, tips, said, points["sparsity_asked"], points[value], **look)
+        numbers = shown[f"paper_{value}"]
+        series(axes, tips, said, *((numbers, at) if along == "x" else (at, numbers)), **look)
         axes.plot([], [], label="printed in the paper", **look | {"color": INK, "marker": "o"})
 
 

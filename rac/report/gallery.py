@@ -10,6 +10,7 @@ from rac.report.figures import called
 from rac.report.style import Style, spoken
 
 BARS = "with 95 % intervals over problems; dashed: dense"
+PRINTED = "printed in the paper, as secondary sources have it"
 COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, what it is
     ("claim", "accuracy", "accuracy", True, False, "accuracy"),
     ("outside", "loss", "nats", False, False, "loss a text"),
@@ -154,7 +155,9 @@ def _of_column(
 
     def bars(shown: pd.DataFrame) -> str:
         said = BARS if shown[f"{value}_low"].notna().any() else "dashed: dense"
-        return said + ("; ×: missing" if shown[value].isna().any() else "")
+        said += "; ×: missing" if shown[value].isna().any() else ""
+        printed = shown[f"paper_{value}"].notna().any() if f"paper_{value}" in shown else False
+        return said + (f"; hollow: {PRINTED}" if printed else "")
 
     on_line, dense = tidy.sweeps(frame), frame["variant"] == "dense"
     shown = frame[on_line | dense]

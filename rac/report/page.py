@@ -112,6 +112,7 @@ def report(
         .render(
             run=rows["run"].iloc[0] if len(rows) else "",
             rows=rows.to_dict("records"),
+            printed=bool(rows.filter(like="paper_").notna().any(axis=None)),
             evals=evals,
             headline=tidy.headline(pd.concat([compared[:0], *of_first])),
             pictures=pictures,

@@ -23,7 +23,7 @@ from rac.evaluate.statistics import (
     paired_difference,
     share_interval,
 )
-from rac.report.paper import printed
+from rac.report.paper import Cell, printed
 
 METRICS = (
     "problems",
@@ -74,6 +74,8 @@ COLUMNS = (
     "paper_difference",
     "paper_difference_low",
     "paper_difference_high",
+    "paper_minutes",
+    "paper_tokens_per_second",
     "loss",
     "loss_se",
     "finished",
@@ -127,7 +129,7 @@ COMPARED = (
 EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
-    *("accuracy", "accuracy_se", "finished", "tokens_mean"),
+    *("accuracy", "accuracy_se", "finished", "tokens_mean", "paper_accuracy"),
 )
 
 
@@ -162,6 +164,8 @@ def summarize(
 def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     """What a cell says in summary.csv; what was not measured is left out."""
     row = {key: cell[key] for key in COLUMNS if key in cell}
+    row["paper_minutes"] = printed("minutes").get(_printed_as(cell))
+    row["paper_tokens_per_second"] = printed("tokens_per_second").get((*_printed_as(cell)[:3], ""))
     model = read_json(cell["model_json"]) if cell["model_json"] else {"weights_sha256": None}
     row["dense_sha256"] = model["weights_sha256"]
     if cell["dense"]:
@@ -219,10 +223,14 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     return row
 
 
+def _printed_as(cell: dict) -> Cell:
+    """What rac/report/paper.csv calls a cell."""
+    return cell["model"], cell["calibration"], cell["variant"], cell["eval"]
+
+
 def _beside_paper(cell: dict, metrics: dict) -> dict[str, Any]:
     """The paper's accuracy, and how far ours is above it: the interval is of ours alone."""
-    key = cell["model"], cell["calibration"], cell["variant"], cell["eval"]
-    theirs = printed("accuracy").get(key)
+    theirs = printed("accuracy").get(_printed_as(cell))
     if theirs is None:
         return {}
     difference, se = metrics["accuracy"] - theirs, metrics["accuracy_se"]
@@ -252,7 +260,8 @@ def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
     """A row a cell and budget of tokens."""
     for cell in cells:
         for row in read_json(cell["metrics"]).get("budgets", ()) if cell["metrics"] else ():
-            yield {key: cell[key] for key in BUDGETS[:4]} | row
+            theirs = printed("accuracy", row["budget"]).get(_printed_as(cell))
+            yield {key: cell[key] for key in BUDGETS[:4]} | row | {"paper_accuracy": theirs}
 
 
 def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[str, Any]]:

@@ -124,7 +124,23 @@ def test_printed_numbers_are_hollow():
         if line.get_markerfacecolor() == "white" and len(line.get_xdata())
     ]
     assert [line.get_xydata().tolist() for line in hollow] == [[[0.3, 0.65]]]
-    assert picture.tips["tip-1"] == ["printed in the paper, c4, s-0.3: 65.0 %"]
+    said = "printed in the paper (secondary source), c4, s-0.3: 65.0 %"
+    assert picture.tips["tip-1"] == [said]
+
+
+def test_printed_numbers_of_cells_on_no_line_are_hollow_too():
+    frame = cells()
+    frame["paper_accuracy"] = (frame["variant"] == "s-2of4").map({True: 0.4, False: None})
+    picture = figures.dots(frame, "accuracy", "accuracy", STYLE, share=True)
+    hollow, solid = [], []
+    for line in picture.figure.axes[0].lines:
+        if len(line.get_xdata()) and line.get_linestyle() == "None":
+            (hollow if line.get_markerfacecolor() == "white" else solid).append(line)
+    (printed,) = hollow
+    assert printed.get_xdata().tolist() == [0.4]
+    assert printed.get_ydata().tolist()[0] in [y for line in solid for y in line.get_ydata()]
+    said = [tip for tips in picture.tips.values() for tip in tips if "secondary" in tip]
+    assert len(said) == 1 and said[0].endswith("s-2of4: 40.0 %")
 
 
 @pytest.mark.parametrize(

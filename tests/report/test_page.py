@@ -274,3 +274,18 @@ def test_no_torch_is_loaded():
     code = "import sys, rac.report.page, rac.report.summary; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_the_paper_printed_is_said_to_be_second_hand(made, tmp_path, monkeypatch):
+    run = made.run(tmp_path, [made.dense([1, 1, 1, 0]), made.cell("rac", "half", [1, 0, 0, 0])])
+    model, name = run["cells"][0]["model"], run["cells"][0]["eval"]
+    assert "secondary sources" not in read_page(made.page(run, tmp_path)).words()
+    values = {"accuracy": {(model, "rac", "half", name): 0.5}}
+    values |= {"minutes": {(model, "rac", "half", name): 2.0}}
+    monkeypatch.setattr(
+        "rac.report.summary.printed",
+        lambda column, budget=None: {} if budget else values.get(column, {}),
+    )
+    words = read_page(made.page(run, tmp_path)).words()
+    assert "printed 50.0" in words and "printed 120" in words
+    assert words.count("as secondary sources have it") >= 2  # below the figure and above the table

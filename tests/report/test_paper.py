@@ -27,7 +27,8 @@ def test_every_printed_value_is_of_a_cell_of_the_run_paper(repository):
         if row["column"] == "accuracy":
             assert key in cells
             assert 0 < float(row["value"]) < 1
-    keys = [(*list(row.values())[1:6],) for row in rows]
+        assert row["source"] and (row["budget"] == "") == (row["table"] != "8")
+    keys = [(*list(row.values())[1:7],) for row in rows]
     assert len(keys) == len(set(keys))
 
 
@@ -35,3 +36,9 @@ def test_values_are_told_by_cell():
     cell = "r1-qwen-7b", "math-rac", "sparsegpt-0.5", "math-500"
     assert paper.printed("accuracy")[cell] > paper.printed("accuracy")[cell[0], "web", *cell[2:]]
     assert paper.printed("minutes").keys() < paper.printed("accuracy").keys()
+
+
+def test_budgets_are_told_apart():
+    dense = "r1-qwen-7b", "none", "dense", "math-500"
+    assert paper.printed("accuracy", 4096)[dense] < paper.printed("accuracy")[dense]
+    assert len(paper.printed("accuracy", 4096)) == 2 and not paper.printed("accuracy", 8192)

@@ -113,6 +113,35 @@ def wilson(share, trials, z):
     return middle - half, middle + half
 
 
+def test_what_the_paper_printed_stands_beside_ours(run, tmp_path, monkeypatch):
+    model, name = run["cells"][0]["model"], run["cells"][0]["eval"]
+    values = {
+        ("accuracy", None): {(model, "rac", "half", name): 0.5},
+        ("accuracy", 50): {(model, "rac", "half", name): 0.25},
+        ("minutes", None): {(model, "c4", "half", name): 135.0},
+        ("tokens_per_second", None): {(model, "none", "dense", ""): 1426.0},
+    }
+    monkeypatch.setattr(
+        "rac.report.summary.printed", lambda column, budget=None: values.get((column, budget), {})
+    )
+    for cell in run["cells"]:
+        metrics = read_json(cell["metrics"])
+        budget = {"budget": 50, "accuracy": 0, "accuracy_se": 0, "finished": 0, "tokens_mean": 50}
+        write_json(cell["metrics"], metrics | {"budgets": [budget]})
+    summary = summarized(run, tmp_path)
+    rows = {(row["calibration"], row["variant"]): row for row in table(summary)}
+    rac = rows["rac", "half"]
+    assert (rac["paper_accuracy"], rac["paper_difference"]) == ("0.5", "0.25")
+    assert float(rac["paper_difference_low"]) == pytest.approx(0.25 - T3 * 0.25)
+    assert rows["c4", "half"]["paper_minutes"] == "135.0"
+    assert rows["none", "dense"]["paper_tokens_per_second"] == "1426.0"
+    for column in ("paper_accuracy", "paper_minutes", "paper_tokens_per_second"):
+        assert sum(row[column] != "" for row in rows.values()) == 1
+    cut = table(summary.with_name("budgets.csv"))
+    assert [row["paper_accuracy"] for row in cut if row["calibration"] == "rac"] == ["0.25"]
+    assert {row["paper_accuracy"] for row in cut if row["calibration"] != "rac"} == {""}
+
+
 def test_smaller_budgets_cost_nothing(run, tmp_path):
     rows = table(summarized(run, tmp_path).with_name("budgets.csv"))
     assert len(rows) == 4 * len(run["cells"])

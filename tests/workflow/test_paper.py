@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,18 +12,8 @@ import yaml
 from rac import config, matrix
 
 pytestmark = pytest.mark.slow
-RUNS = [
-    "table1",
-    "table2",
-    "table4",
-    "table6",
-    "table7",
-    "table8",
-    "table9",
-    "table10",
-    "figure1",
-    "figure2",
-]
+CONFIG = Path(__file__).parents[2] / "config.yaml"
+RUNS = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["runs"]["paper"]["includes"]
 
 
 def planned(repository, run, tmp_path):
