@@ -23,6 +23,7 @@ COLUMNS = {
     3584: "7B hidden",
     4864: "0.5B MLP",
     8960: "1.5B MLP",
+    18944: "7B MLP",
 }
 SQUARE = 3072  # size of the product whose speed is the peak
 LENGTH = 2048  # tokens of a calibration sequence of the published code

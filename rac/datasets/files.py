@@ -86,6 +86,8 @@ def rows(path: Path, key: str, wanted: Wanted) -> Iterator[dict]:
                         f"{', '.join(there)}); say which one is meant in {said}"
                     )
             yield row if wanted.others is None else {n: row[n] for n in row if n in names}
+    except FileNotFoundError:
+        raise RacError(f"{key}: {path} is missing") from None
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise RacError(f"{key}: {path} is damaged: {error}") from None
 

@@ -323,6 +323,9 @@ def test_problems_of_another_dataset_are_dropped_and_counted(tmp_path):
     prepare_dataset(dataset, "mine", tmp_path / "out", {"test": theirs})
     assert [row["id"] for row in read_jsonl(tmp_path / "out/data.jsonl")] == ["2", "3"]
     assert read_json(tmp_path / "out/meta.json")["dropped"] == {"test": 2}
+    theirs.unlink()
+    with pytest.raises(RacError, match=r"datasets.mine.without: .*data.jsonl is missing$"):
+        prepare_dataset(dataset, "mine", tmp_path / "out", {"test": theirs})
 
 
 def test_a_dataset_may_have_no_answers(tmp_path):
