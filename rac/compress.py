@@ -91,7 +91,12 @@ def compress(
     if variant.needs_sequences:
         walked = {name: compress_block.sequences_of(name, sequences) for name, _ in of_tokens}
 
+    patterns = {name: pattern for group in scoped for name in group["layers"]}
+    said: dict | None = None  # of the shares of zeros
+
     def write(batch_tokens: int | None = None) -> None:
+        nonlocal patterns, said
+
         def walk() -> Iterator[dict[str, Arrived]]:
             return propagation.walk(model, dtype, walked, batch_tokens, spill)
 
@@ -112,10 +117,8 @@ def compress(
         found: list[dict] = []
         warnings: list[str] = []
         fitted: list[dict] = []
-        said: dict | None = None  # of the shares of zeros
-        patterns = {name: pattern for group in scoped for name in group["layers"]}
         with atomic_folder(output) as folder:
-            if variant.allocation:
+            if variant.allocation and said is None:  # once, however often memory is short later
                 patterns, said = _allocate(
                     model, located, scoped, terms, variant, sequences, dtype, folder
                 )

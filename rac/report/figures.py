@@ -82,7 +82,7 @@ def against_sparsity(
             )
             _missing(axes, line[line[value].isna()], style[calibration])
             if f"paper_{value}" in line:
-                _printed(axes, tips, line, value, line["sparsity_asked"], style[calibration], "y")
+                _printed(axes, tips, line, value, style[calibration], x=line["sparsity_asked"])
         if log and not (points[value] <= 0).any():
             log_axis(axes, "y")
         elif share:
@@ -135,7 +135,7 @@ def dots(
             lost = [y for y, gone in zip(heights, group[value].isna(), strict=True) if gone]
             _crosses(axes, [0.02] * len(lost), lost, style[calibration], "y")
             if f"paper_{value}" in group:
-                _printed(axes, tips, group, value, heights, style[calibration], "x")
+                _printed(axes, tips, group, value, style[calibration], y=heights)
         if share:
             axes.set_xlim(-0.03, 1.03)
             axes.xaxis.set_major_formatter(percent_tick)
@@ -256,14 +256,13 @@ def _printed(
     tips: dict[str, list[str]],
     points: pd.DataFrame,
     value: str,
-    places: Any,
     style: Style,
-    along: str,
+    **at: Any,
 ) -> None:
-    """The paper's printed numbers, as hollow markers; `along` is the axis that values are on."""
+    """The paper's printed numbers, as hollow markers `at` so much of x, or of y."""
     there = points[f"paper_{value}"].notna().to_numpy()
     if there.any():
-        shown, at = points[there], pd.Series(list(places))[there]
+        shown = points[there]
         said = [
             f"printed in the paper (secondary source), {row['calibration']}, {row['variant']}: "
             + spoken(row[f"paper_{value}"], True)
@@ -271,8 +270,9 @@ def _printed(
         ]
         look: dict[str, Any] = {"color": style.colour, "marker": style.marker}
         look |= {"markerfacecolor": "white", "linestyle": "none", "markersize": 6.5, "zorder": 3}
-        numbers = shown[f"paper_{value}"]
-        series(axes, tips, said, *((numbers, at) if along == "x" else (at, numbers)), **look)
+        numbers = dict.fromkeys("xy", shown[f"paper_{value}"])
+        places = numbers | {axis: pd.Series(list(given))[there] for axis, given in at.items()}
+        series(axes, tips, said, places["x"], places["y"], **look)
         axes.plot([], [], label="printed in the paper", **look | {"color": INK, "marker": "o"})
 
 
