@@ -67,21 +67,20 @@ prepare_model(Model(hub="o/n", revision=sys.argv[1], dtype="float32"), "m", Path
 """
 
 
-@pytest.mark.parametrize("shard", ["20KB", "1GB"])
-def test_weights_that_a_repository_holds_twice_are_taken_once(
-    random_qwen2, save_model, tmp_path, shard
-):
+def test_weights_that_a_repository_holds_twice_are_taken_once(random_qwen2, save_model, tmp_path):
     model = random_qwen2()
     save_model(model, tmp_path / "repository")
     (tmp_path / "repository/model.safetensors").unlink()
-    model.save_pretrained(tmp_path / "repository", max_shard_size=shard)
+    model.save_pretrained(tmp_path / "repository", max_shard_size="20KB")
     own = {file.name for file in (tmp_path / "repository").glob("*.safetensors")}
-    assert (len(own) > 1) == (shard == "20KB")
+    assert len(own) > 1
     (tmp_path / "repository/consolidated.safetensors").write_bytes(b"the same again")
     with hub_server.running() as hub:
         hub.repositories["o/n"] = tmp_path / "repository"
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        patience = {"HF_HUB_ETAG_TIMEOUT": "120", "HF_HUB_DOWNLOAD_TIMEOUT": "120"}
+        environment |= patience  # on a busy machine
         command = [sys.executable, "-c", PREPARE, hub.commit, tmp_path / "m"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
