@@ -203,5 +203,5 @@ class Variant(Strict):
 
     @property
     def needs_stored(self) -> bool:
-        """Whether the calibration's stored Hessians are read; sequential ones are made on the way."""
-        return self.needs_hessian and (self.propagation == "dense" or self.allocation is not None)
+        """Whether a calibration's stored Hessians are read; sequential ones are made on the way."""
+        return self.propagation == "dense" or self.allocation is not None
