@@ -1,6 +1,5 @@
 """Stage `traces`: on-policy chains of thought, sampled from the dense model until a token budget is met."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -50,8 +49,8 @@ class Asked(NamedTuple):
 def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> None:
     """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
 
-    Which samples are taken does not depend on interruptions or shards. An interrupted stage goes on after
-    its last stored samples (`work/` beside the output).
+    Which samples are taken does not depend on interruptions or shards. Samples are kept in `work/` beside
+    the output, also when all are there: a stage that was ended, however late, draws only what is missing.
 
     Args:
         asked: what of.
@@ -97,7 +96,6 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
         | hashes(output.parent, output.name)
         | provenance("traces", **inputs),
     )
-    shutil.rmtree(work)
 
 
 def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
@@ -124,7 +122,6 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
             if tokens >= budget:
                 break
     keep_parts(work, output)
-    shutil.rmtree(work)
 
 
 def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:

@@ -26,7 +26,11 @@ def files(folder: Path) -> list[Path]:
         try:
             names = set(read_json(index)["weight_map"].values())
         except (AttributeError, KeyError, TypeError):
-            raise RacError(f"{index} does not say which file holds which weight") from None
+            names = set()
+        if not names or not all(
+            isinstance(name, str) and Path(name).name == name for name in names
+        ):
+            raise RacError(f"{index} does not say which file of its folder holds which weight")
     found = [folder / name for name in sorted(names)]
     for file in found:
         if not file.is_file():
