@@ -16,6 +16,7 @@ from rac.compress_block import Changed
 from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
+from rac.progress import shown
 from rac.provenance import hashes, provenance
 from rac.variants import Quantize, Variant
 
@@ -100,10 +101,12 @@ def compress(
                     warnings.extend(layer.pop("warnings"))
                     found.append(layer)
                 fitted.extend(block.fitted)
+                done(len(block.layers))
                 yield block.changed
 
         _copy(model, folder)
-        weights.rewrite(model, folder, solved())
+        with shown("compress", len(_names(scoped)), "layers") as done:
+            weights.rewrite(model, folder, solved())
         if widths:
             write_json(folder / "config.json", narrow.narrowed(config, widths))
         elif variant.quantize:
