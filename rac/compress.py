@@ -17,7 +17,7 @@ from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
 from rac.progress import shown
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 from rac.variants import Quantize, Variant
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
@@ -142,7 +142,7 @@ def compress(
             sequences={name: sha256_file(path) for name, path in (sequences or {}).items()},
         )
         write_text(folder / "README.md", card.write(record, calibration, variant))
-        write_json(folder / "compression.json", record | of_files | made)
+        write_record(folder / "compression.json", record | of_files | made)
 
 
 def _copy(model: Path, folder: Path) -> None:

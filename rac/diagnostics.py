@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
-from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
+from rac.artifacts import read_json, sha256_file, write_jsonl
 from rac.definitions import Calibration
 from rac.divergences import kl_divergence
 from rac.engines import NOT_NUMBERS
@@ -21,7 +21,7 @@ from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 from rac.progress import progress
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 from rac.solvers import relative_error
 from rac.token_errors import token_errors
 
@@ -99,7 +99,7 @@ def diagnose(
         sequences={role: sha256_file(file) for role, file in files.items()},
     )
     found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
-    write_json(output, found | hashes(tokens.parent, tokens.name) | made)
+    write_record(output, found | hashes(tokens.parent, tokens.name) | made)
 
 
 def _token_rows(

@@ -11,7 +11,6 @@ from rac.artifacts import (
     read_jsonl,
     sha256_file,
     sha256_json,
-    write_json,
     write_jsonl,
 )
 from rac.definitions import Model, Source
@@ -21,7 +20,7 @@ from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
 from rac.progress import progress
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 from rac.sources import prompt_ids
 
 
@@ -84,7 +83,7 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
                 f"{source.tokens}: give its dataset more rows, or lower 'tokens'"
             )
     write_jsonl(output, rows)
-    write_json(
+    write_record(
         output.parent / "info.json",
         {
             "traces": len(rows),

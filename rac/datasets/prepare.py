@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from rac.artifacts import atomic_folder, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import atomic_folder, read_jsonl, sha256_file, write_jsonl
 from rac.datasets import embedded, files, hub
 from rac.datasets.overlap import overlapping
 from rac.definitions import Dataset
 from rac.errors import RacError
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 
 def prepare_dataset(
@@ -52,7 +52,7 @@ def prepare_dataset(
         )
     with atomic_folder(output) as folder:
         write_jsonl(folder / "data.jsonl", rows)
-        write_json(
+        write_record(
             folder / "meta.json",
             {
                 "rows": len(rows),
