@@ -2,9 +2,9 @@
 
     python benchmarks/compare_runs.py PROJECT OTHER
 
-PROJECT and OTHER hold results/ with scores of the same problems. A line of the table is a cell: accuracy in %
-± standard error in each, and the difference of OTHER to PROJECT, paired by problem, with the 95 % interval that
-results/comparisons.csv has. The last line counts the intervals that hold zero.
+PROJECT and OTHER hold results/ with scores of the same problems. A line of the table is a cell: accuracy in
+% ± standard error in each, and the difference of OTHER to PROJECT, paired by problem, with the 95 % interval
+that results/comparisons.csv has. The last line counts the intervals that hold zero.
 """
 
 import sys
