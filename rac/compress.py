@@ -80,6 +80,7 @@ def compress(
     found: list[dict] = []
     warnings: list[str] = []
     fitted: list[dict] = []
+    removed: list[tuple[int, int]] = []
     said: dict | None = None  # of the shares of zeros
 
     with atomic_folder(output) as folder:
@@ -101,6 +102,7 @@ def compress(
                     warnings.extend(layer.pop("warnings"))
                     found.append(layer)
                 fitted.extend(block.fitted)
+                removed.append(block.removed)
                 done(len(block.layers))
                 yield block.changed
 
@@ -108,8 +110,9 @@ def compress(
         with shown("compress", len(_names(scoped)), "layers") as done:
             weights.rewrite(model, folder, solved())
         if widths:
-            write_json(folder / "config.json", narrow.narrowed(config, widths))
-        elif variant.quantize:
+            config = narrow.narrowed(config, widths)
+            write_json(folder / "config.json", config)
+        if variant.quantize:
             dense = _names(groups) - _names(scoped)
             _write_quantized_config(folder, config, variant.quantize, sorted(dense))
         of_files = hashes(folder)
@@ -127,7 +130,7 @@ def compress(
             "calibration_tokens": {
                 key: sum(term.tokens for term in of_key) for key, of_key in by_key.items()
             },
-            **_sizes(model, folder, found, variant),
+            **_sizes(model, folder, found, removed, variant),
             "dense_sha256": dense_sha256,
             "weights_sha256": weights.identity(folder, of_files["sha256"]),
             "warnings": warnings,
@@ -195,14 +198,22 @@ def _allocate(
     )
 
 
-def _sizes(model: Path, folder: Path, layers: list[dict], variant: Variant) -> dict:
+def _sizes(
+    model: Path,
+    folder: Path,
+    layers: list[dict],
+    removed: list[tuple[int, int]],
+    variant: Variant,
+) -> dict:
     """Parameters, those that are not zero, and bytes; packed ones are counted as numbers."""
     if not variant.quantize:
         return weights.size(folder)
     dense = weights.size(model)
+    gone, nonzero = (sum(counts) for counts in zip(*removed, strict=True))
     zeroed = sum(layer["zeroed"] for layer in layers)
     return dense | {
-        "nonzero_parameters": dense["nonzero_parameters"] - zeroed,
+        "parameters": dense["parameters"] - gone,
+        "nonzero_parameters": dense["nonzero_parameters"] - nonzero - zeroed,
         "bytes_on_disk": weights.bytes_on_disk(folder),
     }
 

@@ -133,8 +133,8 @@ def test_the_repository_s_schema_is_current():
         ("variants/w4a16/scope", {"lm_head": True}, "'quantize' leaves scope.lm_head out"),
         (
             "variants/structured/quantize",
-            {"scheme": "fp8"},
-            "'structured' goes with 'sparsity' alone",
+            {"scheme": "fp8", "smooth": 0.8},
+            "'structured' goes without quantize.smooth",
         ),
         ("variants/structured/scope", {"blocks": "0-1"}, "'structured' narrows all blocks alike"),
         (
