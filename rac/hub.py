@@ -6,6 +6,7 @@ look at hashes; that is done here.
 """
 
 import hashlib
+import re
 import time
 from pathlib import Path
 from typing import Literal
@@ -48,7 +49,7 @@ def fetch(
         RevisionNotFoundError,
     )
 
-    what = f"{key}: {repository}@{revision[:12]}"
+    what, endpoint = f"{key}: {repository}@{revision[:12]}", public(constants.ENDPOINT)
     problem = ""
     for wait in (*WAITS, None):
         try:
@@ -58,7 +59,7 @@ def fetch(
             folder = Path(found)
             problem = _damage(folder)
         except GatedRepoError:
-            page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+            page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"
             raise RacError(
                 f"{what} is gated: ask for access on {page}, then set HF_TOKEN to a token of yours"
             ) from None
@@ -73,9 +74,9 @@ def fetch(
                 raise RacError(
                     f"{what} is not in the cache, and HF_HUB_OFFLINE is set: {instead}"
                 ) from None
-            problem = f"{constants.ENDPOINT} cannot be reached"
+            problem = f"{endpoint} cannot be reached"
         except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            problem = public(" ".join(str(error).split()))[:200] or type(error).__name__
         if not problem:
             if not any(file.is_file() for file in folder.rglob("*")):
                 raise RacError(f"{what} holds no file that matches {', '.join(patterns)}")
@@ -84,6 +85,11 @@ def fetch(
             print(f"{what}: {problem}; next try in {wait:g} s", flush=True)
             time.sleep(wait)
     raise RacError(f"{what}: {problem}; {instead}")
+
+
+def public(text: str) -> str:
+    """A text whose addresses say no user and no password."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def _damage(folder: Path) -> str:
