@@ -2,8 +2,9 @@
 
     python benchmarks/page.py
 
-The numbers are drawn at random; models have 28 blocks, evals 200 problems, answers 2,500 characters. Prints a
-line: cells, figures, seconds of wall time, megabytes of the page.
+The numbers are drawn at random; models have 28 blocks, evals 200 problems, answers 2,500 characters; the
+definitions are those of the run `paper`. Prints a line: cells, figures, seconds of wall time, megabytes of
+the page.
 """
 
 import csv
@@ -13,8 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
+from rac import config
 from rac.artifacts import write_json, write_jsonl, write_text
 from rac.evaluate.statistics import share_interval
+from rac.matrix import defining
 from rac.overlaps import COLUMNS as OVERLAPS
 from rac.report import summary, tidy
 from rac.report.page import report
@@ -49,7 +54,7 @@ def main() -> None:
         beside = _beside(root, rows, draw)
         tables = [root / f"{name}.csv" for name in ("summary", "comparisons", "budgets")]
         start = time.perf_counter()
-        report(*tables, *beside, {}, {}, root / "report.html")
+        report(*tables, *beside, _definitions(), {}, root / "report.html")
         seconds = time.perf_counter() - start
         size = (root / "report.html").stat().st_size / 1e6
         figures = len(list((root / "figures").glob("*.svg")))
@@ -78,6 +83,7 @@ def _rows(model: str, name: str, draw: random.Random) -> list[dict]:
             **{"looping": draw.uniform(0, 0.2), "looping_se": 0.02},
             **{"tokens_mean": draw.uniform(1000, 8000), "tokens_mean_se": 90.0},
             **{"tokens_per_solved": 5000 / right, "seconds_generate": draw.uniform(100, 900)},
+            **{"joules_generate": draw.uniform(1e4, 1e6)},
             **{"layer_error_heldout_decode": draw.uniform(0.01, 0.1)},
             **{"layer_error_heldout_prompt": draw.uniform(0.01, 0.1)},
             **losses,
@@ -106,7 +112,7 @@ def _compared(model: str, name: str, draw: random.Random) -> list[dict]:
 
 def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict]]:
     """Diagnostics, generations, sources and overlaps, as `rac.matrix.report_cells` lists them."""
-    diagnostics, generations, overlaps = [], [], []
+    diagnostics, generations, sources, overlaps = [], [], [], []
     for row in rows:
         names = {key: row[key] for key in ("model", "calibration", "variant")}
         folder = root / "/".join(names.values())
@@ -136,7 +142,16 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict
             texts = [{**one, "text": "a word " * 350 + "</think>done"} for one in of_samples]
             write_jsonl(folder / "generations.jsonl.zst", texts)
         paths = {key: str(folder / f"{key}.jsonl.zst") for key in ("generations", "scores")}
-        generations.append(names | {"eval": row["eval"]} | paths)
+        asked = root / row["model"] / "requests" / f"{row['eval']}.jsonl.zst"
+        generations.append(names | {"eval": row["eval"], "requests": str(asked)} | paths)
+    for model, name in itertools.product(MODELS, EVALS):
+        asked = root / model / "requests" / f"{name}.jsonl.zst"
+        prompts = [{"doc_id": i, "token_ids": [1] * draw.randint(50, 500)} for i in range(PROBLEMS)]
+        write_jsonl(asked, prompts)
+        parts = {part: {"tokens": draw.randint(10**5, 10**6)} for part in ("prompt", "decode")}
+        index = root / model / "hessians" / name / "index.json"
+        write_json(index, {"kind": "traces", "parts": parts})
+        sources.append({"model": model, "source": name, "index": str(index)})
     for model in MODELS:
         lines = [
             f"{i},layers.{block}.{name},{block},{name},{other},{baseline},{draw.random():.4f},0.9"
@@ -146,7 +161,13 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict
         path = root / f"{model}.csv"
         write_text(path, "\n".join([",".join(OVERLAPS), *lines]) + "\n")
         overlaps.append({"model": model, "variant": SHOWN, "path": str(path)})
-    return [diagnostics, generations, [], overlaps]
+    return [diagnostics, generations, sources, overlaps]
+
+
+def _definitions() -> dict:
+    """Those of the run `paper`, as its page shows them."""
+    values = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8")) | {"run": "paper"}
+    return defining(config.validate(values))
 
 
 def _write(file: Path, columns: tuple[str, ...], rows: list[dict]) -> None:

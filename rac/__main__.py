@@ -5,10 +5,11 @@ that something outside the code is to be put right.
 """
 
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -19,6 +20,9 @@ from rac.errors import RacError
 from rac.variants import Variant
 
 Kind = TypeVar("Kind", bound=BaseModel)
+SHORT = re.compile(
+    "out of memory|can't allocate memory"
+)  # as torch says it, of GPUs and of the CPU
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -478,12 +482,20 @@ def config_schema(output: Output) -> None:
 
 
 def main() -> None:
-    """Run a verb; a RacError becomes one line on standard error and exit code 1."""
+    """Run a verb; a RacError, or want of memory, becomes one line on standard error and exit code 1."""
     try:
         app(prog_name="python -m rac")
     except RacError as error:
-        print(f"rac: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not SHORT.search(str(error)):
+            raise
+        _end(f"memory is short: {str(error)[:200]} (docs/planning.md has what a stage needs)")
+
+
+def _end(message: str) -> NoReturn:
+    print(f"rac: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ import io
 import itertools
 import json
 import os
+import platform
+import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,10 @@ from safetensors import SafetensorError
 from rac.errors import RacError
 
 LOCK = ".lock"  # in a folder of parts
+LOOK = 0.3  # seconds for which a lock is asked for: who only looks holds it for an instant
 UMASK = os.umask(0)
 os.umask(UMASK)
+HOST = re.sub(r"\W", "_", platform.node())  # of a disk that several machines share
 
 
 def _fsync(path: Path) -> None:
@@ -51,13 +56,13 @@ def _temporary(path: Path) -> Path:
     """A name beside `path` for this process; what killed processes left there is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = left.name.removesuffix(".tmp").rpartition(".")[2]
-        if process.isdigit() and not _alive(int(process)):
+        host, _, process = left.name.removesuffix(".tmp").rpartition(".")[2].rpartition("-")
+        if host == HOST and process.isdigit() and not _alive(int(process)):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
 
 
 def _alive(process: int) -> bool:
@@ -101,6 +106,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     path = Path(path)
     with _write_errors(path):
         temporary = _temporary(path)
+        old = temporary.with_name(f".{path.name}.old.{HOST}-{os.getpid()}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
@@ -108,9 +114,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for file in [*temporary.rglob("*"), temporary]:
                 _fsync(file)
             if path.exists():
-                shutil.rmtree(path)
+                path.replace(old)
             temporary.replace(path)
             _fsync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -316,13 +323,19 @@ def hold(path: Path) -> None:
     with _write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + LOOK
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 20).decode() or "unknown"
-        raise RacError(
-            f"another workflow runs in this folder (process {holder}): wait for it"
-        ) from None
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    holder = os.read(descriptor, 20).decode() or "unknown"
+                    raise RacError(
+                        f"another workflow runs in this folder (process {holder}): wait for it"
+                    ) from None
+            time.sleep(0.05)
     except OSError as error:
         raise RacError(f"cannot lock {path}: {error.strerror}") from None
     os.truncate(descriptor, 0)

@@ -25,7 +25,7 @@ def unused(config: Config) -> list[Path]:
         for root in ("resources/datasets", "resources/models", "results")
         for file in Path(root).rglob("*")
     }
-    return sorted(Path(*unit) for unit in there - needed if unit)
+    return sorted(Path(*unit) for unit in there if unit and _whole(unit) not in needed)
 
 
 def remove(artefacts: list[Path]) -> None:
@@ -39,6 +39,11 @@ def remove(artefacts: list[Path]) -> None:
             if parent.name in ("results", "resources", "") or any(parent.iterdir()):
                 break
             parent.rmdir()
+
+
+def _whole(unit: tuple[str, ...]) -> tuple[str, ...]:
+    """The unit that samples in work are of: `0.work` is of shard 0."""
+    return (*unit[:-1], unit[-1].removesuffix(".work"))
 
 
 def _unit(parts: tuple[str, ...]) -> tuple[str, ...] | None:

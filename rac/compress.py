@@ -17,8 +17,9 @@ from rac.compress_block import Changed
 from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
+from rac.progress import shown
 from rac.propagation import Arrived
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 from rac.variants import Quantize, Variant
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
@@ -84,8 +85,8 @@ def compress(
     for name in sorted(_names(scoped)):
         if f"{name}.weight" not in located:
             raise RacError(
-                f"{model} stores {name}.weight by an older name: save it again by transformers' "
-                "save_pretrained(folder, save_original_format=False)"
+                f"{model}: no file holds {name}.weight, which model.json lists; if one does by an older "
+                "name, save it again by transformers' save_pretrained(folder, save_original_format=False)"
             )
     walked = {}
     if variant.needs_sequences:
@@ -112,23 +113,28 @@ def compress(
                     warnings.extend(layer.pop("warnings"))
                     found.append(layer)
                 fitted.extend(block.fitted)
+                removed.append(block.removed)
+                done(len(block.layers))
                 yield block.changed
 
         found: list[dict] = []
         warnings: list[str] = []
         fitted: list[dict] = []
+        removed: list[tuple[int, int]] = []
         with atomic_folder(output) as folder:
             if variant.allocation and said is None:  # once, however often memory is short later
                 patterns, said = _allocate(
                     model, located, scoped, terms, variant, sequences, dtype, folder
                 )
             _copy(model, folder)
-            weights.rewrite(model, folder, solved())
+            with shown("compress", len(_names(scoped)), "layers") as done:
+                weights.rewrite(model, folder, solved())
+            stored_config = narrow.narrowed(config, widths) if widths else config
             if widths:
-                write_json(folder / "config.json", narrow.narrowed(config, widths))
-            elif variant.quantize:
+                write_json(folder / "config.json", stored_config)
+            if variant.quantize:
                 dense = _names(groups) - _names(scoped)
-                _write_quantized_config(folder, config, variant.quantize, sorted(dense))
+                _write_quantized_config(folder, stored_config, variant.quantize, sorted(dense))
             of_files = hashes(folder)
             record = {
                 **names,
@@ -145,7 +151,7 @@ def compress(
                 "calibration_tokens": {
                     key: sum(part.tokens for part in of_key) for key, of_key in parts.items()
                 },
-                **_sizes(model, folder, found, variant),
+                **_sizes(model, folder, found, removed, variant),
                 "dense_sha256": dense_sha256,
                 "weights_sha256": weights.identity(folder, of_files["sha256"]),
                 "warnings": warnings,
@@ -160,7 +166,7 @@ def compress(
                 sequences={name: sha256_file(path) for name, path in (sequences or {}).items()},
             )
             write_text(folder / "README.md", card.write(record, calibration, variant))
-            write_json(folder / "compression.json", record | of_files | made)
+            write_record(folder / "compression.json", record | of_files | made)
 
     if walked:
         blocks.within_memory(write, None, propagation.longest(walked))
@@ -218,14 +224,22 @@ def _allocate(
     )
 
 
-def _sizes(model: Path, folder: Path, layers: list[dict], variant: Variant) -> dict:
+def _sizes(
+    model: Path,
+    folder: Path,
+    layers: list[dict],
+    removed: list[tuple[int, int]],
+    variant: Variant,
+) -> dict:
     """Parameters, those that are not zero, and bytes; packed ones are counted as numbers."""
     if not variant.quantize:
         return weights.size(folder)
     dense = weights.size(model)
+    gone, nonzero = (sum(counts) for counts in zip(*removed, strict=True))
     zeroed = sum(layer["zeroed"] for layer in layers)
     return dense | {
-        "nonzero_parameters": dense["nonzero_parameters"] - zeroed,
+        "parameters": dense["parameters"] - gone,
+        "nonzero_parameters": dense["nonzero_parameters"] - nonzero - zeroed,
         "bytes_on_disk": weights.bytes_on_disk(folder),
     }
 

@@ -1,6 +1,7 @@
 """One block of a model: what its layers are solved by, and what becomes of them."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from rac import hessians, layers, propagation, smooth
+from rac import hessians, layers, propagation, smooth, solvers
 from rac.errors import RacError
 from rac.layers import Solved
 from rac.models import narrow, weights
@@ -38,6 +39,7 @@ class Block(NamedTuple):
     changed: Changed
     layers: list[dict]  # an entry of compression.json each
     fitted: list[dict]  # what a fit of the kept weights gained, an entry a part
+    removed: tuple[int, int] = (0, 0)  # numbers that went, and how many of them were not zero
 
 
 def inputs(
@@ -127,7 +129,52 @@ def narrow_all(
         kept = entry["kept_rows"] * entry["kept_columns"]
         entry |= {"sparsity": 1 - kept / (entry["rows"] * entry["columns"]), "seconds": seconds}
     changed = {name: {name: tensor} for name, tensor in result.tensors.items()}
-    return Block(changed, result.layers, [])
+    block = Block(changed, result.layers, [], result.removed)
+    return _rounded(model, located, inputs, variant, result, block) if variant.quantize else block
+
+
+def _rounded(
+    model: Path,
+    located: Mapping[str, Path],
+    inputs: Inputs,
+    variant: Variant,
+    result: narrow.Narrowed,
+    block: Block,
+) -> Block:
+    """A narrowed block with the weights of all its layers in scope rounded."""
+    rounding = variant.model_copy(update={"solver": None, "sparsity": []})
+    narrowed = {entry["name"]: entry for entry in block.layers}
+    entries = []
+    for group in inputs.groups:
+        dense = {n: layers.read(located, n, group["columns"], model) for n in group["layers"]}
+        weights_of = {
+            name: result.tensors.get(f"{name}.weight", weight).to(DEVICE, torch.float32)
+            for name, weight in dense.items()
+        }
+        columns, hessian, whole = result.columns.get(group["name"]), None, None
+        if variant.needs_hessian:
+            whole = hessian = inputs.hessians[group["name"]].to(DEVICE)
+        if columns is not None and hessian is not None:
+            hessian = hessian[columns][:, columns]
+        dtype = next(iter(dense.values())).dtype
+        for name, solved, seconds in layers.solve(weights_of, hessian, rounding, {}, dtype):
+            block.changed[f"{name}.weight"] = solved.stored
+            entry = layers.entry(name, weights_of[name], solved, hessian, rounding, "")
+            before = narrowed.get(name, {"seconds": 0.0, "warnings": [], "sparsity": 0.0})
+            if columns is not None and whole is not None:  # of what the dense layer gives
+                full = dense[name].to(DEVICE, torch.float32)
+                placed = torch.zeros_like(full).index_copy(1, columns.to(DEVICE), solved.weight)
+                error = solvers.relative_error(full, placed, whole)
+                entry["relative_error"] = error if math.isfinite(error) else None
+            kept = {"kept_rows": entry["rows"], "kept_columns": entry["columns"]}
+            entry |= kept | dict(zip(("rows", "columns"), dense[name].shape, strict=True))
+            entry |= {
+                "sparsity": before["sparsity"],
+                "warnings": before["warnings"] + entry["warnings"],
+                "seconds": before["seconds"] + seconds,
+            }
+            entries.append(entry)
+    return block._replace(layers=entries)
 
 
 def solve(

@@ -17,6 +17,11 @@ LOGITS = 2**27  # of rac.diagnostics
 LEVELS = 9  # of rac.evopress
 SEARCHED = 6  # passes of all its samples in a generation: 64 / 32 + 8 / 4 + 2
 GROWTH = 128  # of rac.engines.transformers
+TOGETHER, STEP_TOKENS, SHARE = (
+    1024,
+    16384,
+    0.9,
+)  # of vLLM 0.32: samples, tokens a step, GPU's memory
 COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
 BLOCK_KERNELS = 40  # of a decoder block that decodes a token
 
@@ -255,7 +260,7 @@ def compress(
 
 
 def decode(model: Shape, batch: int, prompt: int, new: int, samples: float, device: Device) -> Cost:
-    """Sampling in chunks of `batch`, each as long as its longest sample: `new` tokens."""
+    """Sampling by transformers: chunks of `batch`, each as long as its longest sample, `new` tokens."""
     chunks = -(-samples // batch)
     together = min(batch, samples)
     cache = together * (prompt + new + GROWTH) * model.kv_token
@@ -272,6 +277,37 @@ def decode(model: Shape, batch: int, prompt: int, new: int, samples: float, devi
         host=HOST + model.weights * model.item,
         flops=flops,
         seconds=chunks * new * step,
+    )
+
+
+def stream(
+    model: Shape, prompt: int, new: int, mean: float, samples: float, device: Device
+) -> Cost:
+    """Sampling by vLLM: as many samples at once as memory has room for, a new one when one ends.
+
+    Args:
+        prompt: tokens of a prompt; new: the most that a sample has; mean: those it has in the mean.
+        samples: how many.
+    """
+    whole = model.weights * model.item
+    live = (prompt + mean / 2) * model.kv_token  # of a sample, in the mean
+    working = activations(model, STEP_TOKENS)
+    room = (SHARE * device.memory - whole - working) / live
+    together = max(min(room, TOGETHER, samples), 1)
+    bandwidth, rate = (
+        device.bandwidth * device.bandwidth_share,
+        device.flops * device.compute_share,
+    )
+    step = max((whole + together * live) / bandwidth, 2 * model.weights * together / rate)
+    alone = (new - mean) * whole / bandwidth  # the longest sample, when the others have ended
+    flops = 2 * model.weights * samples * (prompt + mean)
+    return Cost(
+        device=whole + working + (prompt + new) * model.kv_token,
+        host=HOST + whole,
+        flops=flops,
+        seconds=samples * mean / together * step
+        + alone
+        + 2 * model.weights * samples * prompt / rate,
     )
 
 

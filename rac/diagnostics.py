@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks, hessians, sources
-from rac.artifacts import read_json, sha256_file, write_json, write_jsonl
+from rac.artifacts import read_json, sha256_file, write_jsonl
 from rac.definitions import Calibration
 from rac.divergences import kl_divergence
 from rac.engines import NOT_NUMBERS
@@ -19,7 +20,8 @@ from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
-from rac.provenance import hashes, provenance
+from rac.progress import progress
+from rac.provenance import hashes, provenance, write_record
 from rac.solvers import relative_error
 from rac.token_errors import token_errors
 
@@ -68,7 +70,10 @@ def diagnose(
     per_sequence, losses = {}, {}
     files = {"thoughts": thoughts, "text": text}
     for role, file in files.items():
-        scored = score_sequences(network, reference, sources.read(file), role == "thoughts")
+        sequences = sources.read(file)
+        total = sum(len(sequence.token_ids) for sequence in sequences)
+        with progress(f"losses of {role}", total) as update:
+            scored = score_sequences(network, reference, sequences, role == "thoughts", update)
         if not scored:
             raise RacError(f"{file} holds no token to predict; give its source more tokens")
         loss, loss_se = ratio([(one.loss, one.tokens) for one in scored])
@@ -94,7 +99,7 @@ def diagnose(
         sequences={role: sha256_file(file) for role, file in files.items()},
     )
     found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
-    write_json(output, found | hashes(tokens.parent, tokens.name) | made)
+    write_record(output, found | hashes(tokens.parent, tokens.name) | made)
 
 
 def _token_rows(
@@ -114,7 +119,9 @@ def _token_rows(
         new = network.get_parameter(f"{name}.weight").detach().float().cpu()
         return _read(located, f"{name}.weight") - new / _smoothed(network, located, norms[name])
 
-    errors = token_errors(reference, lost, list(norms), sequences)
+    total = sum(len(sequence.token_ids) for sequence in sequences)
+    with progress("errors by token", total) as update:
+        errors = token_errors(reference, lost, list(norms), sequences, update)
     return [
         {
             "prompt_length": sequence.prompt_length,
@@ -197,6 +204,7 @@ def score_sequences(
     reference: "PreTrainedModel | None",
     sequences: list[sources.Sequence],
     skip_prompt: bool,
+    update: Callable[[int], object] = lambda tokens: None,
 ) -> list[Scored]:
     """Losses of every sequence that has a token to predict, and its divergence from the dense model.
 
@@ -207,6 +215,7 @@ def score_sequences(
         reference: the dense one; None if that is `network`, whose divergence is 0.
         sequences: token ids and prompt lengths.
         skip_prompt: predict decode tokens only; otherwise all but the first token.
+        update: called with the number of tokens of each batch.
 
     Raises:
         RacError: logits are not numbers; names the sequence.
@@ -218,6 +227,7 @@ def score_sequences(
         chosen = [sequences[i] for i in batch]
         found = _score_batch(network, reference, chosen, skip_prompt)
         scored |= {i: one for i, one in zip(batch, found, strict=True) if one}
+        update(sum(lengths[i] for i in batch))
         for i in (i for i, one in scored.items() if math.isnan(one.loss)):
             raise RacError(f"sequence {i}: {NOT_NUMBERS}")
     return [scored[i] for i in sorted(scored)]

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_jsonl
 from rac.definitions import Eval, Model
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, of_shard
 from rac.evaluate.budgets import smaller
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 
 class Asked(NamedTuple):
@@ -95,7 +95,7 @@ def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -
     joules = [sample["joules"] for sample in samples]
     tokens = sum(row["tokens"] for row in rows)
     write_jsonl(output, rows)
-    write_json(
+    write_record(
         output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
         | {"joules": None if None in joules else sum(joules)}

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rac import blocks, linear, sources
-from rac.artifacts import atomic_folder, read_json, sha256_file, write_json
+from rac.artifacts import atomic_folder, read_json, sha256_file
 from rac.calibration import Part, weigh
 from rac.definitions import Calibration, source_parts
 from rac.errors import RacError
@@ -22,7 +22,7 @@ from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint, weights
 from rac.models.skeleton import skeleton
 from rac.progress import progress
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 # ---- accumulate and store
 
@@ -170,7 +170,7 @@ def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> No
 
 def _save_index(folder: Path, index: dict) -> None:
     made = provenance("hessians", model=index["model"], sequences=index["sequences"])
-    write_json(folder / "index.json", index | hashes(folder) | made)
+    write_record(folder / "index.json", index | hashes(folder) | made)
 
 
 # ---- read and combine

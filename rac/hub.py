@@ -7,6 +7,7 @@ look at hashes; that is done here.
 
 import fnmatch
 import hashlib
+import re
 import time
 from pathlib import Path
 from typing import Literal
@@ -49,7 +50,7 @@ def fetch(
         RevisionNotFoundError,
     )
 
-    what = f"{key}: {repository}@{revision[:12]}"
+    what, endpoint = f"{key}: {repository}@{revision[:12]}", public(constants.ENDPOINT)
     problem = ""
     for wait in (*WAITS, None):
         try:
@@ -59,7 +60,7 @@ def fetch(
             folder = Path(found)
             problem = _damage(folder, patterns)
         except GatedRepoError:
-            page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+            page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"
             raise RacError(
                 f"{what} is gated: ask for access on {page}, then set HF_TOKEN to a token of yours"
             ) from None
@@ -74,9 +75,9 @@ def fetch(
                 raise RacError(
                     f"{what} is not in the cache, and HF_HUB_OFFLINE is set: {instead}"
                 ) from None
-            problem = f"{constants.ENDPOINT} cannot be reached"
+            problem = f"{endpoint} cannot be reached"
         except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            problem = public(" ".join(str(error).split()))[:200] or type(error).__name__
         if not problem:
             if not _matching(folder, patterns):
                 raise RacError(f"{what} holds no file that matches {', '.join(patterns)}")
@@ -85,6 +86,11 @@ def fetch(
             print(f"{what}: {problem}; next try in {wait:g} s", flush=True)
             time.sleep(wait)
     raise RacError(f"{what}: {problem}; {instead}")
+
+
+def public(text: str) -> str:
+    """A text whose addresses say no user and no password."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def _matching(folder: Path, patterns: list[str]) -> list[Path]:

@@ -47,7 +47,8 @@ def sum_inputs(
         By (group name, part).
 
     Raises:
-        RacError: a layer is not given every token (a mixture of experts).
+        RacError: a layer is not given every token (a mixture of experts), or a token's activations are not
+            finite; names the layer and the sequence.
     """
     inputs: dict[tuple[str, str], Inputs] = {}
     device = next(step.module.parameters()).device
@@ -72,6 +73,17 @@ def sum_inputs(
                 add_outer_product(total, selected)
                 torch.maximum(largest, selected.amax(0).float(), out=largest)
                 torch.maximum(largest, -selected.amin(0).float(), out=largest)
+                if not largest.isfinite().all():
+                    refuse(name, selected, positions)
+
+    def refuse(name, selected, positions):
+        row = int((~selected.isfinite().all(1)).nonzero()[0])
+        place = row if positions is None else int(positions[row])
+        dtype = str(selected.dtype).removeprefix("torch.")
+        raise RacError(
+            f"{name} gets activations that are not finite in {dtype}, first at token "
+            f"{place % real.shape[1]} of sequence {batch[place // real.shape[1]]}"
+        )
 
     def hook(name):
         return lambda layer, args, kwargs: add(name, args[0] if args else kwargs["input"])

@@ -29,7 +29,7 @@ def shared(config: Config) -> list[Shared]:
     found = [
         Shared(
             f"dataset {name}",
-            f"resources/datasets/{name}",
+            f"resources/datasets/{name}/data.jsonl",
             f"logs/datasets/{name}.log",
             f"results/benchmarks/dataset/{name}.tsv",
         )

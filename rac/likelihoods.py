@@ -9,12 +9,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks
-from rac.artifacts import parts, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import parts, read_jsonl, sha256_file, write_jsonl
 from rac.engines import NOT_NUMBERS, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,7 +92,7 @@ def write_likelihoods(
         )
     seconds = sum(row["seconds"] for row in scored)
     write_jsonl(output, rows)
-    write_json(
+    write_record(
         output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
         | hashes(output.parent, output.name)

@@ -8,6 +8,7 @@ from rac import costs, matrix, resources
 from rac.artifacts import read_json
 from rac.config import Config
 from rac.costs import H100, HOST, Cost, Device, Shape
+from rac.engines import choose
 from rac.errors import RacError
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
@@ -64,7 +65,9 @@ def plan(
                 f"snakemake --cores 1 resources/models/{name}"
             )
         shape = costs.shape(models[name], model.dtype)
-        made = _of_model(used, name, shape, problems, Assumed(device, prompt, length))
+        engine = choose(model.engine, model.dtype)
+        assumed = Assumed(device, prompt, length, engine)
+        made = _of_model(used, name, shape, problems, assumed)
         rows += [_row(rule, name, jobs) for rule, jobs in made.items() if jobs]
     return [*rows, *(Row(rule, None, 1, 0, HOST, 0, 0, 0) for rule in ("summary", "report"))]
 

@@ -26,7 +26,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     From its first call on, the process is ended when it is not called for 15 minutes and for twenty times as
     long as it ever was not: how long a step takes is known by then, whatever the model and the machine.
     """
-    with _watched(label) as alive, _shown(label, total) as show:
+    with _watched(label) as alive, shown(label, total) as show:
 
         def update(tokens: int) -> None:
             alive()
@@ -69,9 +69,15 @@ def _watched(label: str) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _shown(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def shown(label: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with how much is done since its last call; nothing is ended.
+
+    Args:
+        label: of the stage; total: how much is to be done, at most.
+        unit: what is counted.
+    """
     if sys.stderr.isatty():
-        with tqdm(total=total, desc=label, unit=" tokens", unit_scale=True) as bar:
+        with tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True) as bar:
             yield lambda tokens: bar.update(tokens) and None
         return
     start = last = time.monotonic()
@@ -80,8 +86,9 @@ def _shown(label: str, total: int) -> Iterator[Callable[[int], None]]:
     def line(now: float) -> None:
         rate = done / max(now - start, 1e-9)
         left = max(total - done, 0) / rate if rate else 0
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         print(
-            f"{label}: {done:,} of at most {total:,} tokens, {rate:,.0f} tokens/s, {left:,.0f} s left",
+            f"{label}: {done:,} of at most {total:,} {unit}, {speed} {unit}/s, {left:,.0f} s left",
             file=sys.stderr,
             flush=True,
         )

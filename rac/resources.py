@@ -30,6 +30,7 @@ class Assumed(NamedTuple):
     device: Device = H100
     prompt: int = 256  # tokens of a prompt
     length: float = 0.25  # mean tokens of a sample, as a share of max_new_tokens
+    engine: str = "transformers"  # that samples
 
 
 def cost(
@@ -50,13 +51,15 @@ def cost(
             jobs that share a stage's work, whose own job then draws a batch at most.
         wildcards: of the job, without the model.
     """
-    device, prompt, length = assumed
+    device, prompt, length, engine = assumed
 
     def longest(source: Source) -> int:
         of_trace = prompt + source.max_new_tokens
         return {"text": source.window, "prompts": prompt}.get(source.kind, of_trace)
 
     def decode(batch: int, new: int, samples: float) -> Cost:
+        if engine == "vllm":
+            return costs.stream(shape, prompt, new, length * new, samples, device)
         return costs.decode(shape, batch, prompt, new, samples, device)
 
     stage, _, shard = rule.partition("_")

@@ -134,7 +134,8 @@ def _cost(config: Config, rule: str, wildcards: Any) -> Cost:
         return resources.UNKNOWN
     device = resources.device(gpu(config, wildcards), threads(config, wildcards))
     rows = plan.known_rows(config)
-    return resources.cost(config, shape, rows, Assumed(device), rule, wildcards)
+    assumed = Assumed(device, engine=engine(config, wildcards))
+    return resources.cost(config, shape, rows, assumed, rule, wildcards)
 
 
 def engine(config: Config, wildcards: Any) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from rac.artifacts import write_json
 from rac.definitions import Sampling, Workload
 from rac.engines.transformers import generate, load
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
-from rac.provenance import provenance
+from rac.provenance import provenance, write_record
 
 
 def measure_runtime(
@@ -52,7 +51,7 @@ def measure_runtime(
             "speedup": statistics.mean(ratios),
             "speedup_se": _standard_error(ratios),
         }
-    write_json(
+    write_record(
         output,
         {
             "batches": batches,

@@ -11,14 +11,15 @@ STAGE_FOLDERS = {
     *("figures", "benchmarks", "traces", "sources", "hessians", "requests", "shards"),
     *("checkpoint", "runtime", "diagnostics", "overlaps", "preview"),
 }
+TAKEN = {"none", "dense", "work"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def _name(value: str) -> str:
-    if not NAME.fullmatch(value) or value in {"none", "dense"}:
+    if not NAME.fullmatch(value) or value in TAKEN or value.endswith(".work"):
         raise ValueError(
             f"'{value}' cannot be a name: use letters, digits, '.', '_' and '-', starting with a letter "
-            "or digit ('none' and 'dense' are taken)"
+            f"or digit ({', '.join(sorted(TAKEN))} and what ends in '.work' are taken)"
         )
     return value
 

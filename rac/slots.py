@@ -33,9 +33,9 @@ def take(count: int) -> None:
     visible = devices(os.environ)
     if not visible:
         return
-    if count > len(visible):
+    if count > len(set(visible)):
         raise RacError(
-            f"the job asks for {count} GPUs and {len(visible)} are visible: "
+            f"the job asks for {count} GPUs and {len(set(visible))} are visible: "
             f"lower the model's tensor_parallel, or see to {VISIBLE}"
         )
     chosen = hold(folder(os.environ), visible, count)
@@ -84,6 +84,7 @@ def hold(
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.lstat().st_uid != os.getuid():
             raise RacError(f"{folder} is another user's: set TMPDIR to a folder of your own")
+        waited = False
         with (folder / "look").open("w") as turn:
             while True:
                 fcntl.flock(turn, fcntl.LOCK_EX)
@@ -93,6 +94,9 @@ def hold(
                 for descriptor in taken.values():
                     os.close(descriptor)
                 fcntl.flock(turn, fcntl.LOCK_UN)
+                if not waited:
+                    print(f"waiting for {count} of GPU {', '.join(names)}", file=sys.stderr)
+                waited = True
                 wait(WAIT)
     except OSError as error:
         raise RacError(f"cannot lock a GPU in {folder}: {error.strerror or error}") from error

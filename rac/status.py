@@ -3,19 +3,17 @@
 Whether what is there is up to date only Snakemake knows: `snakemake -n`.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rac import artifacts, inventory, matrix
 from rac.config import Config
+from rac.errors import error_line
 from rac.report.preview import LOGS
 from rac.report.times import seconds_of
 
 LOCK = Path("results/.lock")
-# The lines of a log that say what went wrong.
-ERROR = re.compile(r"rac: error: |\w*Error\b|Killed|slurmstepd: error")
 LONGEST = 160  # characters of a log's line
 
 
@@ -103,9 +101,9 @@ def _look(
         text = log.read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.splitlines() if line.strip()]
         running = since is not None and log.stat().st_mtime >= since
-        wrong = [line for line in lines if ERROR.match(line)]
+        wrong = error_line(text)
         if wrong:
-            return "failed", _plain(wrong[-1].removeprefix("rac: error: "))
+            return "failed", _plain(wrong)
         if running:
             return "running", _plain(lines[-1]) if lines else ""
     return "missing", ""

@@ -21,6 +21,7 @@ def token_errors(
     lost: Callable[[str], torch.Tensor],
     layers: list[str],
     sequences: list[sources.Sequence],
+    update: Callable[[int], object] = lambda tokens: None,
 ) -> list[torch.Tensor]:
     """‖(W − Ŵ) x‖² / ‖W x‖² at each token, the mean over layers; 0 where there is nothing to lose.
 
@@ -31,6 +32,7 @@ def token_errors(
         lost: W − Ŵ of a layer by its name, float32 [out, in].
         layers: names of linear layers of the dense model.
         sequences: token ids.
+        update: called with the number of tokens of each batch.
 
     Returns:
         One float64 [tokens] a sequence, in their order.
@@ -60,6 +62,7 @@ def token_errors(
             dense.base_model(input_ids=ids.to(dense.device), use_cache=False)
             for i, row in zip(batch, total, strict=True):
                 found[i] = row[: len(sequences[i].token_ids)] / len(layers)
+            update(sum(len(sequences[i].token_ids) for i in batch))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,6 +1,5 @@
 """Stage `traces`: on-policy chains of thought, sampled from the dense model until a token budget is met."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from rac.artifacts import (
     read_jsonl,
     sha256_file,
     sha256_json,
-    write_json,
     write_jsonl,
 )
 from rac.definitions import Model, Source
@@ -22,7 +20,7 @@ from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
 from rac.progress import progress
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 from rac.sources import prompt_ids
 
 
@@ -50,8 +48,8 @@ class Asked(NamedTuple):
 def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> None:
     """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
 
-    Which samples are taken does not depend on interruptions or shards. An interrupted stage goes on after
-    its last stored samples (`work/` beside the output).
+    Which samples are taken does not depend on interruptions or shards. Samples are kept in `work/` beside
+    the output, also when all are there: a stage that was ended, however late, draws only what is missing.
 
     Args:
         asked: what of.
@@ -85,7 +83,7 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
                 f"{source.tokens}: give its dataset more rows, or lower 'tokens'"
             )
     write_jsonl(output, rows)
-    write_json(
+    write_record(
         output.parent / "info.json",
         {
             "traces": len(rows),
@@ -97,7 +95,6 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
         | hashes(output.parent, output.name)
         | provenance("traces", **inputs),
     )
-    shutil.rmtree(work)
 
 
 def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
@@ -124,7 +121,6 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
             if tokens >= budget:
                 break
     keep_parts(work, output)
-    shutil.rmtree(work)
 
 
 def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:

@@ -149,10 +149,10 @@ class Variant(Strict):
             raise ValueError(
                 "'quantize' leaves scope.lm_head out: vLLM loads a dense lm_head alone"
             )
-        if self.solver == "structured" and (n_of_m or self.scope.lm_head or self.quantize):
-            raise ValueError(
-                "'structured' goes with 'sparsity' alone: no n:m, no scope.lm_head, no quantize"
-            )
+        if self.solver == "structured" and (n_of_m or self.scope.lm_head):
+            raise ValueError("'structured' goes with 'sparsity': no n:m, no scope.lm_head")
+        if self.solver == "structured" and self.quantize and self.quantize.smooth:
+            raise ValueError("'structured' goes without quantize.smooth")
         if self.solver == "structured" and self.scope.blocks != "all":
             raise ValueError("'structured' narrows all blocks alike: leave scope.blocks out")
         by_hessian = self.solver in ("wanda", "sparsegpt", "alps")

@@ -9,8 +9,10 @@ from safetensors import SafetensorError, safe_open
 from rac import sources
 from rac.artifacts import read_json, read_jsonl, sha256_file
 from rac.errors import RacError
+from rac.provenance import is_whole
 
 FOLDERS = ("resources", "results")
+AGAIN = "delete it to have it made again"
 
 
 class Finding(NamedTuple):
@@ -23,8 +25,8 @@ class Finding(NamedTuple):
 def verify(folder: Path) -> Iterator[Finding]:
     """Look at every artefact below `folder`; part files of unfinished stages are left out.
 
-    Files that a record names are compared with its SHA-256; sequences hold a hash of themselves, and rows a
-    checksum; other JSON and safetensors files must be readable.
+    Files that a record names are compared with its SHA-256; records and sequences hold a hash of themselves,
+    and rows a checksum; other JSON and safetensors files must be readable.
 
     Args:
         folder: the project, with resources/ and results/.
@@ -42,7 +44,10 @@ def verify(folder: Path) -> Iterator[Finding]:
         except RacError as error:
             yield Finding(record, str(error))
             continue
-        yield Finding(record, None)
+        whole = not isinstance(content, dict) or is_whole(content)
+        yield Finding(
+            record, None if whole else f"{record} was changed after it was written; {AGAIN}"
+        )
         hashes = content.get("sha256") if isinstance(content, dict) else None
         for name, expected in hashes.items() if isinstance(hashes, dict) else ():
             file = record.parent / name
@@ -82,5 +87,5 @@ def _unreadable(file: Path) -> str | None:
     except RacError as error:
         return str(error)
     except SafetensorError as error:
-        return f"{file} is damaged: {error}; delete it to have it made again"
+        return f"{file} is damaged: {error}; {AGAIN}"
     return None

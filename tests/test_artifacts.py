@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,27 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_the_old_file(
     assert everything_in(tmp_path) == {"x"}
 
 
+def test_a_kill_while_a_folder_is_replaced_leaves_no_half_of_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "f").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "f" / name).write_text("old")
+
+    rmtree = shutil.rmtree
+
+    def killed(path, **options):
+        if any(path.glob("two")):  # the old one
+            next(path.iterdir()).unlink()
+            raise KeyboardInterrupt
+        rmtree(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        with artifacts.atomic_folder(tmp_path / "f") as folder:
+            (folder / "one").write_text("new")
+    left = {path.name: path.read_text() for path in (tmp_path / "f").iterdir()}
+    assert left == {"one": "new"}
+
+
 def test_a_full_disk_leaves_the_old_folder(tmp_path, monkeypatch):
     with artifacts.atomic_folder(tmp_path / "f") as temporary:
         (temporary / "old").write_text("old")
@@ -193,9 +215,11 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file_and_the_next_write_
 
 
 def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path):
-    (tmp_path / f".x.{os.getppid()}.tmp").write_text("being written")
+    here, elsewhere = f".x.{artifacts.HOST}-{os.getppid()}.tmp", ".x.another_host-999999999.tmp"
+    for name in (here, elsewhere):
+        (tmp_path / name).write_text("being written")
     artifacts.write_text(tmp_path / "x", "x")
-    assert everything_in(tmp_path) == {"x", f".x.{os.getppid()}.tmp"}
+    assert everything_in(tmp_path) == {"x", here, elsewhere}
 
 
 # JSON and JSON lines
@@ -282,7 +306,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     artifacts.write_json(tmp_path / "a.json", {})
     with artifacts.atomic_folder(tmp_path / "f") as folder:
         (folder / "one").write_text("1")
-    temporary = f".a.json.{os.getpid()}.tmp", f".f.{os.getpid()}.tmp"
+    temporary = [f".{name}.{artifacts.HOST}-{os.getpid()}.tmp" for name in ("a.json", "f")]
     assert done == [
         *(("fsync", temporary[0]), ("rename", "a.json"), ("fsync", tmp_path.name)),
         *(("fsync", "one"), ("fsync", temporary[1]), ("rename", "f"), ("fsync", tmp_path.name)),

@@ -31,6 +31,8 @@ def settings(tmp_path, monkeypatch):
     for file in ("summary.csv", "report.html", ".lock", "figures/a.svg", "m/benchmarks/x/y.tsv"):
         make(f"results/{file}")
     make("results/m/none/dense/words/work/part-00000.jsonl.zst")
+    for shard in ("traces/traces/0.work", "generate/none/dense/words/1.work"):
+        make(f"results/m/shards/{shard}/part-00000.jsonl.zst")
     return settings
 
 
@@ -46,6 +48,7 @@ def test_what_no_run_needs_goes_and_the_rest_stays(settings):
         "results/m/rac/sparsegpt-0.25/checkpoint/config.json",
         "results/m/rac/sparsegpt-0.5/exam/scores.jsonl.zst",
         "results/m/shards/generate/rac/sparsegpt-0.25/words/0/header.json",
+        "results/m/shards/traces/traces/7.work/header.json",
         "results/m/shards/traces/traces/7/header.json",
         "results/m/traces/old/info.json",
         "results/old/none/dense/words/scores.jsonl.zst",

@@ -101,6 +101,8 @@ def test_the_repository_s_schema_is_current():
         ("variants/none", {"solver": "wanda", "sparsity": 0.5}, "'none' cannot be a name"),
         ("calibrations/dense", {"sum": {"c4": 1}}, "'dense' cannot be a name"),
         ("datasets/a b", {"path": "x.jsonl"}, "'a b' cannot be a name"),
+        ("datasets/work", {"path": "x.jsonl"}, "'work' cannot be a name"),
+        ("models/a.work", {"path": "x"}, "'a.work' cannot be a name"),
         ("evals/a\nb", {"task": "t", "dataset": "d"}, "cannot be a name"),
         ("evals/é", {"task": "t", "dataset": "d"}, "'é' cannot be a name"),
         ("calibrations/traces", {"sum": {"c4": 1}}, "'traces' cannot be a name here"),
@@ -153,8 +155,8 @@ def test_the_repository_s_schema_is_current():
         ("variants/w4a16/scope", {"lm_head": True}, "'quantize' leaves scope.lm_head out"),
         (
             "variants/structured/quantize",
-            {"scheme": "fp8"},
-            "'structured' goes with 'sparsity' alone",
+            {"scheme": "fp8", "smooth": 0.8},
+            "'structured' goes without quantize.smooth",
         ),
         ("variants/structured/scope", {"blocks": "0-1"}, "'structured' narrows all blocks alike"),
         (

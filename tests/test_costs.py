@@ -248,3 +248,30 @@ growth(job, {(str(models[0]), [1])}, {(str(models[1]), [2, 32])})
     workload = Workload(batches=[2, 32], prompt_tokens=32, new_tokens=100, repeats=1)
     planned = costs.runtime(costs.shape(MEDIUM, "float32"), workload, H100).device
     _check(planned, measured)
+
+
+# ---- vLLM
+
+
+def test_vllm_fills_the_memory_and_no_more(llama_70b):
+    small = costs.shape(llama_70b | {"num_hidden_layers": 8}, "bfloat16")
+    one, many = (costs.stream(small, 256, 32768, 8192, n, H100) for n in (1, 10_000))
+    assert one.device == many.device < H100.memory  # what one sample needs
+    assert many.flops == pytest.approx(10_000 * one.flops)
+    assert many.seconds < 10_000 * one.seconds / 20  # many at once
+    larger = H100._replace(memory=2 * H100.memory)
+    assert costs.stream(small, 256, 32768, 8192, 10_000, larger).seconds < many.seconds
+
+
+def test_vllm_reads_the_weights_for_each_token_of_a_sample_alone(llama_70b):
+    shape = costs.shape(llama_70b, "bfloat16")
+    alone = costs.stream(shape, 256, 1000, 1000, 1, H100)
+    read = 1000 * shape.weights * shape.item / (H100.bandwidth * H100.bandwidth_share)
+    assert alone.seconds == pytest.approx(read, rel=0.02)  # and a few keys and values
+
+
+@pytest.mark.parametrize("samples", [100, 1000, 100_000])
+def test_vllm_is_no_slower_than_chunks_that_wait_for_their_longest(llama_70b, samples):
+    shape = costs.shape(llama_70b | {"num_hidden_layers": 8}, "bfloat16")
+    chunks = costs.decode(shape, 64, 256, 32768, samples, H100)
+    assert costs.stream(shape, 256, 32768, 8192, samples, H100).seconds < chunks.seconds

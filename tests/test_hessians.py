@@ -226,7 +226,8 @@ def test_nan_in_a_single_batch_is_refused(
         model.model.embed_tokens.weight[token] = float("nan")
     folder = save_model(model, tmp_path / "other")
     path = write_sequences(tmp_path / "s", folder, "text", [5, 6, 7])
-    with pytest.raises(RacError, match="model.layers.0.self_attn.q_proj .* not finite"):
+    named = rf"model.layers.0.self_attn.q_proj .* not finite .* of sequence {number}$"
+    with pytest.raises(RacError, match=named):
         hessians.accumulate(folder, path, "float32", tmp_path / "out", batch_tokens=7)
 
 

@@ -139,3 +139,9 @@ def test_another_commit_and_no_file_are_one_line(fetch):
 def test_no_server_at_all_is_one_line(fetch):
     said = fetch(HF_ENDPOINT="http://127.0.0.1:9")
     assert said.startswith("error: models.m: o/n@0123456789ab: ") and said.endswith("; do so")
+
+
+def test_a_password_in_an_address_is_not_said(fetch):
+    said = fetch(HF_ENDPOINT="http://someone:secret@127.0.0.1:9")
+    assert said.startswith("error: models.m: o/n@") and "127.0.0.1:9" in said
+    assert "secret" not in said and "someone" not in said

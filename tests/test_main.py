@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from rac import __main__ as main_module
 from rac import config
 from rac.__main__ import app
 from rac.artifacts import read_jsonl
@@ -92,3 +94,37 @@ def test_each_verb_says_what_it_is_for():
     for command in app.registered_commands:
         assert command.callback is not None and command.callback.__doc__
         assert command.callback.__name__.replace("_", "-") in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
+            "Tried to allocate",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+            "8 bytes",
+        ),
+        (MemoryError(), "memory is short"),
+    ],
+)
+def test_want_of_memory_is_one_line(monkeypatch, capsys, error, said):
+    def fail(**arguments):
+        raise error
+
+    monkeypatch.setattr(main_module, "app", fail)
+    with pytest.raises(SystemExit, match="1"):
+        main_module.main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("rac: error: memory is short") and said in line
+
+
+def test_another_error_is_shown_whole(monkeypatch):
+    def fail(**arguments):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(main_module, "app", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main_module.main()

@@ -36,6 +36,12 @@ def test_more_than_the_total_leaves_no_time(capsys):
     assert re.search(r"25 of at most 10 tokens, .* 0 s left", capsys.readouterr().err)
 
 
+def test_other_units_have_no_watch(capsys):
+    with module.shown("compress", 4, "layers") as done:
+        done(3)
+    assert re.search(r"compress: 3 of at most 4 layers, .* layers/s, ", capsys.readouterr().err)
+
+
 def test_a_terminal_shows_a_bar(capsys, monkeypatch):
     monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True)
     with progress("traces x", 10) as update:

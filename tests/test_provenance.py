@@ -2,10 +2,15 @@
 
 import json
 import platform
+import tempfile
+from pathlib import Path
 
-from rac.artifacts import sha256_file
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rac.artifacts import read_json, sha256_file
 from rac.fingerprint import stage
-from rac.provenance import hashes, provenance
+from rac.provenance import RECORD, hashes, is_whole, provenance, write_record
 
 
 def test_provenance_is_json_and_names_inputs_code_versions_and_machine():
@@ -24,3 +29,23 @@ def test_hashes_are_of_the_files_that_are_named_or_of_all(tmp_path):
     of_all = {name: sha256_file(tmp_path / name) for name in ("a.json", "b.zst")}
     assert hashes(tmp_path) == {"sha256": of_all}
     assert hashes(tmp_path, "b.zst") == {"sha256": {"b.zst": of_all["b.zst"]}}
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    )
+)
+def test_a_record_tells_whether_it_is_the_one_that_was_written(values):
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "record.json")
+        write_record(file, values)
+        read = read_json(file)
+    assert is_whole(read)
+    assert not is_whole(read | {"another key": 1})
+    assert RECORD in values or is_whole(values)  # nothing is said

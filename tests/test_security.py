@@ -123,6 +123,9 @@ def test_nothing_in_the_package_can_run_what_it_reads():
         "yaml.load",
         "pickle.load",
         "pickle.loads",
+        "shutil.unpack_archive",
+        "tarfile.open",
+        "zipfile.ZipFile",
     }
     for file in REPOSITORY.glob("rac/**/*.py"):
         for name, call in calls(ast.parse(file.read_text(encoding="utf-8"))):
@@ -130,7 +133,7 @@ def test_nothing_in_the_package_can_run_what_it_reads():
                 continue  # the part of it that runs programs does so in the sandbox
             where = f"{file.relative_to(REPOSITORY)}:{call.lineno}: {name}"
             options = {key.arg: ast.unparse(key.value) for key in call.keywords}
-            assert name not in forbidden, where
+            assert name not in forbidden and not name.endswith(("extract", "extractall")), where
             assert options.get("shell") != "True", where
             assert options.get("trust_remote_code") in (None, "False"), where
             if name == "torch.load":

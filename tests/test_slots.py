@@ -107,6 +107,9 @@ def test_a_job_that_asks_for_more_than_there_is_says_so(alone, monkeypatch):
     monkeypatch.setenv(slots.VISIBLE, "0,1")
     with pytest.raises(RacError, match="asks for 4 GPUs and 2 are visible.*tensor_parallel"):
         slots.take(4)
+    monkeypatch.setenv(slots.VISIBLE, "0,0")
+    with pytest.raises(RacError, match="asks for 2 GPUs and 1 are visible"):
+        slots.take(2)
 
 
 def test_without_a_gpu_nothing_is_taken(alone):

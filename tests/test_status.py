@@ -83,11 +83,14 @@ def test_a_failure_shows_its_reason_in_one_plain_line(settings):
     make(
         "logs/m/rac/sparsegpt-0.5/compress.log", "started\nrac: error: layer \x1b[31mx\x1b[0m bad\n"
     )
-    make("logs/m/traces/traces-1.log", "torch.OutOfMemoryError: no\nOutOfMemoryError: CUDA\n")
+    make("logs/m/traces/traces-1.log", "started\ntorch.OutOfMemoryError: CUDA\n")
+    Path("resources/datasets/d").mkdir(parents=True)  # as Snakemake does before the job
+    make("logs/datasets/d.log", "json.decoder.JSONDecodeError: line 1\n")
     found = states(settings)
     state, said = found["m rac sparsegpt-0.5"]
     assert state == "failed" and said.startswith("layer ") and "\x1b" not in said
-    assert found["m traces traces"] == ("failed", "OutOfMemoryError: CUDA")
+    assert found["m traces traces"] == ("failed", "torch.OutOfMemoryError: CUDA")
+    assert found["dataset d"] == ("failed", "json.decoder.JSONDecodeError: line 1")
 
 
 def test_what_writes_its_log_under_a_held_lock_runs(settings):

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from rac.artifacts import write_json, write_jsonl
-from rac.provenance import hashes
+from rac.artifacts import write_jsonl
+from rac.provenance import hashes, write_record
 from rac.verify import verify
 
 
@@ -18,7 +18,7 @@ def project(tmp_path, tiny_model, tiny_hessians, write_sequences):
     write_sequences(results / "sources/text/sequences.safetensors", tiny_model, "text", [9, 5])
     traces = results / "traces/t"
     write_jsonl(traces / "traces.jsonl.zst", [{"id": "a", "token_ids": [1, 2]}])
-    write_json(traces / "info.json", {"traces": 1} | hashes(traces, "traces.jsonl.zst"))
+    write_record(traces / "info.json", {"traces": 1} | hashes(traces, "traces.jsonl.zst"))
     write_jsonl(results / "requests/e/requests.jsonl.zst", [{"id": "a"}])
     (traces / "work").mkdir()
     (traces / "work/part-00000.jsonl.zst").write_bytes(b"half of")
@@ -50,6 +50,12 @@ def test_a_flipped_byte_is_named(project, name):
     content[-9] ^= 1
     file.write_bytes(content)
     assert wrong(project) == {name}
+
+
+def test_a_changed_digit_of_a_record_is_named(project):
+    record = project / "results/tiny/traces/t/info.json"
+    record.write_text(record.read_text().replace('"traces": 1,', '"traces": 2,'))
+    assert wrong(project) == {"results/tiny/traces/t/info.json"}
 
 
 def test_lost_and_unreadable_files_are_named(project):

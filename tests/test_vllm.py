@@ -160,6 +160,7 @@ CASES = {
     "structured all float32": ("reasoner", BOTH, "float32", 1e-4),
     "structured all bfloat16": ("reasoner", BOTH, "bfloat16", 0.06),
     "w4a16 group 64 bfloat16": ("reasoner", rounded("w4a16"), "bfloat16", 0.06),
+    "structured mlp w4a16 bfloat16": ("reasoner", MLP | rounded("w4a16"), "bfloat16", 0.06),
     "w4a16 group 64 float16": ("reasoner", rounded("w4a16"), "float16", 0.02),
     "w8a8 float32": ("reasoner", rounded("w8a8"), "float32", 0.12),
     "w8a8 bfloat16": ("reasoner", rounded("w8a8"), "bfloat16", 0.15),

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from rac.artifacts import atomic_folder, sha256_file, write_json, write_jsonl
+from rac.artifacts import atomic_folder, sha256_file, write_jsonl
 from rac.datasets import embedded, files, hub
 from rac.datasets.files import Reader, Wanted
 from rac.datasets.livecodebench import MARKS
 from rac.datasets.overlap import overlapping
 from rac.definitions import Columns, Dataset
 from rac.errors import RacError
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 OF_KIND = {"documents": ["text"], "problems": ["problem", "answer"], "programs": ["problem"]}
 PROBLEM = Wanted({"problem": "problem"}, frozenset())
@@ -48,7 +48,7 @@ def prepare_dataset(
         )
     with atomic_folder(output) as folder:
         write_jsonl(folder / "data.jsonl", rows)
-        write_json(
+        write_record(
             folder / "meta.json",
             {
                 "rows": len(rows),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rac.artifacts import read_jsonl, sha256_file, write_json, write_jsonl
+from rac.artifacts import read_jsonl, sha256_file, write_jsonl
 from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
@@ -17,7 +17,7 @@ from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, majority, ratio
 from rac.evaluate.thoughts import answer_part
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 RUN, TAIL = 8, 192  # tokens
 
@@ -52,7 +52,7 @@ def score(
         rows, aggregates = _likelihoods(task, asked, answers, generations)
         summary = summarise_likelihoods(rows)
     write_jsonl(scores, rows)
-    write_json(
+    write_record(
         metrics,
         summary
         | {"lm_eval": _averages(aggregates)}

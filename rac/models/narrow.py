@@ -31,6 +31,8 @@ class Narrowed(NamedTuple):
 
     tensors: dict[str, torch.Tensor]  # by the stored tensors' names, in their dtypes, on the CPU
     layers: list[dict]  # an entry a changed layer, as compression.json has them, with `warnings`
+    columns: dict[str, torch.Tensor]  # of the layers that lost some: those that are kept
+    removed: tuple[int, int]  # numbers that went, and how many of them were not zero
 
 
 class _Shape(NamedTuple):
@@ -125,6 +127,7 @@ def block(
         ValueError: a layer, tensor or Hessian is missing or does not fit, or there is no solution.
     """
     tensors: dict[str, torch.Tensor] = {}
+    columns: dict[str, torch.Tensor] = {}
     entries = []
     for part in _parts(_shape(config), widths):
         name = _name(layers, part.output)
@@ -144,9 +147,14 @@ def block(
             if bias is not None:
                 tensors[f"{layer}.bias"] = bias[places]
             entries.append(_entry(layer, whole, whole[places]))
-        tensors[f"{name}.weight"] = weight
+        tensors[f"{name}.weight"], columns[name] = weight, _places(kept, part.unit)
         entries.append(_entry(name, dense, weight) | solved)
-    return Narrowed(tensors, entries)
+    before = [tensor for name in tensors if (tensor := read(name)) is not None]
+    removed = [
+        sum(count(tensor) for tensor in before) - sum(count(tensor) for tensor in tensors.values())
+        for count in (torch.Tensor.numel, torch.count_nonzero)
+    ]
+    return Narrowed(tensors, entries, columns, (int(removed[0]), int(removed[1])))
 
 
 class _Part(NamedTuple):

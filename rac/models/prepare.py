@@ -4,13 +4,13 @@ import shutil
 from pathlib import Path
 
 from rac import hub
-from rac.artifacts import atomic_folder, write_json
+from rac.artifacts import atomic_folder
 from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import weights
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
-from rac.provenance import hashes, provenance
+from rac.provenance import hashes, provenance, write_record
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")  # beside the weights
 RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
@@ -46,7 +46,7 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
         except (RacError, ValueError) as error:  # this folder vanishes: name the one that stays
             place = f"{model.hub}@{model.revision}" if model.hub else str(source)
             raise RacError(f"models.{name}: {error}".replace(str(folder), place)) from None
-        write_json(
+        write_record(
             folder / "model.json",
             record
             | {"chat": {"system": model.system, "thinking": model.thinking}}

@@ -23,9 +23,12 @@ def names(folder: Path) -> list[str]:
     if not index.exists():
         return ["model.safetensors"]
     try:
-        return sorted({str(name) for name in read_json(index)["weight_map"].values()})
+        found = set(read_json(index)["weight_map"].values())
     except (AttributeError, KeyError, TypeError):
-        raise RacError(f"{index} does not say which file holds which weight") from None
+        found = set()
+    if not found or not all(isinstance(name, str) and Path(name).name == name for name in found):
+        raise RacError(f"{index} does not say which file of its folder holds which weight")
+    return sorted(found)
 
 
 def files(folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ KINDS = {  # how a kind of compression is marked; colours are calibrations
     "structured": "^",
     "quantized": "D",
     "pruned and quantized": "P",
+    "structured and quantized": "X",
 }
 
 
@@ -36,8 +37,10 @@ def kinds(rows: pd.DataFrame) -> pd.Series:
         if row["variant"] == "dense":
             return "dense"
         if row["quantization"]:
-            pruned = row["solver"] not in ("", "none")
-            return "pruned and quantized" if pruned else "quantized"
+            if row["solver"] in ("", "none"):
+                return "quantized"
+            how = "structured" if row["solver"] == "structured" else "pruned"
+            return f"{how} and quantized"
         if row["solver"] == "structured":
             return "structured"
         return "n:m" if ":" in row["pattern"] else "unstructured"

@@ -1,7 +1,8 @@
 """The table and page of a run that is not finished, or that failed in places."""
 
-import re
 from pathlib import Path
+
+from rac.errors import error_line
 
 KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "runtime")
 LOGS = {  # what makes a kind of file, the last first
@@ -59,8 +60,6 @@ def _error(logs: Path, names: dict, log: str) -> str:
     """The last line of a log that says an error; empty if there is none."""
     folder = logs / names["model"] / names["calibration"] / names["variant"]
     for file in sorted(folder.glob(f"{log.format(**names)}.log")):
-        text = file.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.splitlines() if re.match(r"rac: error: |\w*Error\b", line)]
-        if lines:
-            return lines[-1].removeprefix("rac: error: ")[:LONGEST]
+        if said := error_line(file.read_text(encoding="utf-8", errors="replace")):
+            return said[:LONGEST]
     return ""

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -65,6 +67,15 @@ def test_missing_and_damaged_files_are_refused(sharded, tmp_path):
     file.unlink()
     with pytest.raises(RacError, match=f"{file.name} is missing"):
         weights.locate(sharded)
+
+
+@pytest.mark.parametrize(
+    "weight_map", [{}, [], {"w": "../other/model.safetensors"}, {"w": 5}, {"w": ["a"]}, {"w": ".."}]
+)
+def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path, weight_map):
+    (tmp_path / weights.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(RacError, match="does not say which file of its folder holds which weight"):
+        weights.files(tmp_path)
 
 
 def test_weights_that_changed_since_they_were_written_are_named(random_qwen2, save_model, tmp_path):

@@ -12,6 +12,7 @@ ROWS = pd.DataFrame(
         ("rac", "n", "structured", "structured 0.25", "", 0.25, 0.85, 80.0),
         ("rac", "w4", "none", "", "w4a16 gptq", 0.0, 0.85, 30.0),
         ("rac", "s-w4", "sparsegpt", "unstructured 0.5", "w4a16 gptq", 0.5, 0.6, 30.0),
+        ("c4", "n-w4", "structured", "structured 0.25", "w4a16 gptq", 0.25, 0.4, 90.0),
     ],
     columns=[
         *("calibration", "variant", "solver", "pattern", "quantization", "sparsity_asked"),
@@ -29,6 +30,7 @@ def test_kinds_are_what_was_done():
         "structured",
         "quantized",
         "pruned and quantized",
+        "structured and quantized",
     ]
     assert set(money.kinds(ROWS)) == set(money.KINDS)
     assert money.kinds(ROWS[:0]).empty
