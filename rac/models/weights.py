@@ -26,7 +26,8 @@ def names(folder: Path) -> list[str]:
         found = set(read_json(index)["weight_map"].values())
     except (AttributeError, KeyError, TypeError):
         found = set()
-    if not found or not all(isinstance(name, str) and Path(name).name == name for name in found):
+    plain = (isinstance(name, str) and Path(name).name == name != ".." for name in found)
+    if not found or not all(plain):
         raise RacError(f"{index} does not say which file of its folder holds which weight")
     return sorted(found)
 
