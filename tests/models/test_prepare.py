@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac import linear
 from rac.artifacts import read_json
@@ -119,6 +120,15 @@ def test_a_missing_file_is_named_with_the_user_s_folder(source, tmp_path, file, 
     (source / file).unlink()
     said = failing(Model(path=source, dtype="float32"), tmp_path / "out")
     assert said.startswith("models.mine") and message in said and str(source) in said
+
+
+def test_a_mixture_of_experts_is_one_line(source, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    config = AutoConfig.for_model("mixtral", vocab_size=768, **sizes, **heads)
+    AutoModelForCausalLM.from_config(config).save_pretrained(source)
+    said = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert said.startswith("models.mine: its decoder blocks hold experts (0.mlp.experts.")
 
 
 def test_cut_weights_are_named_with_the_user_s_folder(source, tmp_path):
