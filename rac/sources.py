@@ -170,7 +170,7 @@ def _selected(traces: list[dict], source: Source, rows: list[dict], model: Path)
         )
         return opening(prompt) + decoded
 
-    answers = {row["id"]: row.get("answer") for row in rows}  # asked for by what needs them alone
+    answers = {row["id"]: row.get("answer", "") for row in rows}  # looked at by some choices alone
     return select(traces, source.select, answers, said)
 
 

@@ -91,8 +91,9 @@ def _taken(
     named = {column: given for column, given in asked.items() if given is not None}
     required = dict.fromkeys(dataset.keep or (), "keep")
     required |= {given: f"columns.{column}" for column, given in named.items()}
-    others = None if dataset.keep is None else frozenset({columns.id} - {None})
-    places, taken = {number: place for place, number in enumerate(order)}, [{}] * len(order)
+    others = None if dataset.keep is None else frozenset([columns.id] if columns.id else [])
+    places = {number: place for place, number in enumerate(order)}
+    taken: list[dict] = [{}] * len(order)
     for i, row in enumerate(reader(Wanted(required, others))):
         if i not in places:
             continue
