@@ -119,7 +119,7 @@ def grade_many(
         workers.shutdown(cancel_futures=True)
 
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
+_LANGUAGE = re.compile(r"[\w+#.-]*")
 
 
 def extract_program(response: str, finished: bool = True) -> tuple[str | None, str]:
@@ -140,11 +140,11 @@ def extract_program(response: str, finished: bool = True) -> tuple[str | None, s
     fence, language = "", ""
     lines: list[str] = []
     for line in answer.splitlines(keepends=True):
-        mark = _FENCE.fullmatch(line.rstrip())
+        mark, info = _fence(line.rstrip())
         if not fence:
             if mark:
-                fence, language, lines = mark[1], mark[2].lower(), []
-        elif mark and mark[1].startswith(fence) and line.strip() == mark[1]:
+                fence, language, lines = mark, info.lower(), []
+        elif mark.startswith(fence) and line.strip() == mark:
             blocks.pop(language, None)
             blocks[language] = "".join(lines)
             fence = ""
@@ -157,7 +157,18 @@ def extract_program(response: str, finished: bool = True) -> tuple[str | None, s
     return None, "no code" if finished else "unfinished"
 
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
+def _fence(line: str) -> tuple[str, str]:
+    """The fence that a line opens or closes, and the language that it names; "" where it is none."""
+    text = line.lstrip(" ")
+    rest = text.lstrip(text[:1]) if text[:1] in ("`", "~") else text
+    mark = text[: len(text) - len(rest)]
+    if len(mark) < 3 or len(line) - len(text) > 3 or "`" in rest:
+        return "", ""
+    found = _LANGUAGE.match(rest.lstrip(" \t"))
+    return mark, found[0] if found else ""
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
 
 
 def same_output(output: str, expected: str) -> tuple[bool, str]:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from decimal import Decimal
 from fractions import Fraction
@@ -408,6 +409,25 @@ def test_the_last_complete_block_after_the_thought(response, finished, found):
 )
 def test_outputs_agree_as_text_or_as_numbers(output, expected, same):
     assert same_output(output, expected)[0] is same
+
+
+@pytest.mark.parametrize("before", ["", "-", ".", "1.", "1e"])
+@pytest.mark.parametrize("after", ["x", ".", "e"])
+def test_outputs_are_compared_in_a_time_that_grows_with_their_length(before, after):
+    """Its square would take ten seconds of the process that scores."""
+    start = time.process_time()
+    for part in ("1", "0", "1.", " 1", "e1"):
+        line = before + part * (100_000 // len(part)) + after
+        assert not same_output(line, "1")[0]
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("opening", ["```", "~~~", "   ```\t", " ```py "])
+def test_fences_are_found_in_a_time_that_grows_with_the_length_of_a_response(opening):
+    start = time.process_time()
+    for part in ("a", "`", "~", " ", "\t", "~~~\n", "```\n", " `", "~ "):
+        extract_program(opening + part * (100_000 // len(part)) + "`")
+    assert time.process_time() - start < 2
 
 
 plain = st.recursive(
