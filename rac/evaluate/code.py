@@ -28,6 +28,7 @@ __import__("builtins").exit = __import__("builtins").quit = __import__("sys").ex
 exec(compile(open(__file__[:-9] + "program.py", "rb").read(), "program.py", "exec"))
 """
 TIME, MEMORY = Limits().seconds, Limits().memory
+FEED, CALL = ("input", "output"), ("entry_point", "test_code")  # what a test of either form has
 
 
 class Grade(NamedTuple):
@@ -64,23 +65,34 @@ def grade_code(
     Raises:
         RacError: there are no tests, one has neither form, or this machine lacks the sandbox.
     """
-    if not tests:
-        raise RacError("tests: a program without tests is neither right nor wrong; give one")
+    check_tests(tests)
     check(sandbox)
     limits = Limits(seconds=time_limit, memory=memory_limit)
     for i, test in enumerate(tests, 1):
-        if test.get("test_code") is not None and test.get("entry_point") is not None:
-            verdict, detail = _call(program, test, limits, sandbox)
-        elif test.get("input") is not None and test.get("output") is not None:
-            verdict, detail = _feed(program, test, limits, sandbox)
-        else:
+        verdict, detail = (_call if _has(test, CALL) else _feed)(program, test, limits, sandbox)
+        if verdict != "passed":
+            return Grade(False, verdict, f"test {i} of {len(tests)}: {_line(detail)}")
+    return Grade(True, "passed", "")
+
+
+def check_tests(tests: Sequence[dict[str, Any]]) -> None:
+    """Refuse tests that cannot be run.
+
+    Raises:
+        RacError: there are none, or one has neither form.
+    """
+    if not tests:
+        raise RacError("tests: a program without tests is neither right nor wrong; give one")
+    for i, test in enumerate(tests, 1):
+        if not (_has(test, CALL) or _has(test, FEED)):
             raise RacError(
                 f"tests: number {i} has neither input and output nor entry_point and test_code "
                 f"(it has: {', '.join(test)})"
             )
-        if verdict != "passed":
-            return Grade(False, verdict, f"test {i} of {len(tests)}: {_line(detail)}")
-    return Grade(True, "passed", "")
+
+
+def _has(test: dict[str, Any], keys: tuple[str, str]) -> bool:
+    return all(test.get(key) is not None for key in keys)
 
 
 def grade_many(
@@ -102,7 +114,6 @@ def grade_many(
     Raises:
         RacError: as `grade_code`.
     """
-    check(sandbox)
     parallel = parallel or len(os.sched_getaffinity(0))
     workers = ThreadPoolExecutor(parallel)
     waiting: deque[Future[Grade]] = deque()

@@ -273,6 +273,36 @@ def test_a_metric_that_is_not_right_or_wrong_is_refused(bench, tmp_path):
         scored(bench, tmp_path, generations(), task=str(task))
 
 
+@pytest.mark.parametrize(
+    ("fails", "line"),
+    [
+        ("process_results", "the task 'mine' cannot grade problem 'seven': IndexError: no row"),
+        ("grade", "the task 'mine' cannot grade answers: IndexError: no row"),
+        ("total", "the task 'mine' cannot add up its metric 'right': IndexError: no row"),
+    ],
+)
+def test_a_task_that_fails_is_one_line(bench, tmp_path, fails, line):
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "task: mine\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{problem}}'\ndoc_to_target: '{{answer}}'\n"
+        "process_results: !function own.process_results\n"
+        "filter_list: [{name: all, filter: [{function: custom, filter_fn: !function own.grade}]}]\n"
+        "metric_list: [{metric: right, aggregation: !function own.total, higher_is_better: true}]\n"
+    )
+    (tmp_path / "own.py").write_text(
+        f"def fail(where, row='seven'):\n"
+        f"    if (where, row) == ({fails!r}, 'seven'): raise IndexError('no\\nrow')\n"
+        "def grade(responses, docs):\n    fail('grade')\n    return responses\n"
+        "def process_results(doc, results):\n"
+        "    fail('process_results', doc['id'])\n    return {'right': 1}\n"
+        "def total(values):\n    fail('total')\n    return 1.0\n"
+    )
+    with pytest.raises(RacError) as caught:
+        scored(bench, tmp_path, generations(), task=str(task))
+    assert str(caught.value) == line
+
+
 def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
     write_jsonl(tmp_path / "generations.jsonl.zst", generations())
     code = (
