@@ -1,6 +1,7 @@
 """Stored generations scored by their lm-eval task: verdicts a sample, metrics a benchmark."""
 
 import math
+import operator
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -241,15 +242,23 @@ def summarise(rows: list[dict], cap: int) -> dict:
     solved = sum(row["correct"] for row in rows)
     summary["tokens_per_solved"] = float(tokens.sum()) / solved if solved else None
     if samples > 1:
-        answers = [row["answer"] for row in rows]
-        voted = majority([row["correct"] for row in rows], answers, problems)
-        mean, se = clustered_mean(list(voted.values()), list(voted))
-        summary |= {"majority": mean, "majority_se": _defined(se)}
+        summary |= _majority(rows)
     reasons = Counter(row["reason"] for row in rows).most_common()
     return summary | {
         "budgets": [_at_budget(rows, budget, cap) for budget in (*smaller(cap), cap)],
         "reasons": dict(reasons),
     }
+
+
+def _majority(rows: list[dict]) -> dict:
+    """maj@k; None where answers are not boxed (programs, most tasks of lm-eval), so that none can vote."""
+    correct, answers = [row["correct"] for row in rows], [row["answer"] for row in rows]
+    silent = [answer is None for answer in answers]
+    if all(silent) or any(map(operator.and_, correct, silent)):
+        return {"majority": None, "majority_se": None}
+    voted = majority(correct, answers, [row["doc_id"] for row in rows])
+    mean, se = clustered_mean(list(voted.values()), list(voted))
+    return {"majority": mean, "majority_se": _defined(se)}
 
 
 def summarise_likelihoods(rows: list[dict]) -> dict:

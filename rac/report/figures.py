@@ -211,7 +211,7 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
             ]
             series(
                 *(axes, tips, said, group["difference"], heights),
-                xerr=[group["difference"] - group["low"], group["high"] - group["difference"]],
+                xerr=bars(group, "difference", ("low", "high")),
                 label=f"{group['calibration'].iloc[0]} − {baseline}",
                 color=style[baseline].colour,
                 marker=style[baseline].marker,
@@ -227,11 +227,21 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
         return Picture(figure, tips)
 
 
-def bars(points: pd.DataFrame, value: str) -> list[pd.Series] | None:
-    """Lengths of the error bars below and above; None where there are none."""
-    if points[f"{value}_low"].isna().all():
+def bars(
+    points: pd.DataFrame, value: str, ends: tuple[str, str] | None = None
+) -> list[pd.Series] | None:
+    """Lengths of the error bars below and above; None where there are none.
+
+    Args:
+        points: a row a point.
+        value: the column that is drawn.
+        ends: the columns of its interval, if they are not called after it.
+    """
+    low, high = ends or (f"{value}_low", f"{value}_high")
+    if points[low].isna().all():
         return None
-    return [points[value] - points[f"{value}_low"], points[f"{value}_high"] - points[value]]
+    lengths = points[value] - points[low], points[high] - points[value]
+    return [length.astype(float).clip(lower=0) for length in lengths]  # rounding leaves −1e-17
 
 
 def _missing(axes: Axes, line: pd.DataFrame, style: Style) -> None:

@@ -278,7 +278,7 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
                     "baseline": baseline["calibration"],
                     **found._asdict(),
                     "p_value": p_value(each),
-                    "detectable": detectable(found.se, len(each)),
+                    "detectable": detectable(each),
                 }
             )
     adjusted = holm([row["p_value"] for row in rows])

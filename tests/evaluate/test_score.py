@@ -11,7 +11,7 @@ from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.requests import build_requests
-from rac.evaluate.score import is_looping, score
+from rac.evaluate.score import is_looping, score, summarise
 
 IDS = ["half", "seven", "ten"]
 # (text, finish reason, tokens) of each problem's three samples; the prompt has opened the thought.
@@ -131,7 +131,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
         "tokens_correct": pytest.approx(130 / 3),
         "tokens_wrong": pytest.approx(290 / 6),
         "tokens_per_solved": 140,
-        # 1/2 and 2/4 are two spellings, and one of two is drawn; 8 and 7 have a vote each; nobody is right.
+        # 1/2 and 2/4 are right and vote together; 8 and 7 have a vote each; nobody is right.
         "majority": pytest.approx((1 + 0.5 + 0) / 3),
         "majority_se": pytest.approx(0.5 / math.sqrt(3)),
         "reasons": {
@@ -145,6 +145,30 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
         "lm_eval": {"correct,all": pytest.approx(1 / 3)},
     }
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "share"),
+    [
+        ([None, None, None, None], None),  # programs
+        ([None, "7", None, None], None),  # one of them has a box in it
+        (["7", "7", "8", None], 1.0),
+        (["7", "8", "9", "9"], 0.0),
+    ],
+)
+def test_a_majority_is_of_those_whose_answers_can_be_compared(answers, share):
+    rows = [
+        {
+            "doc_id": 0,
+            "correct": i == 0 or answer == "7",
+            "finished": True,
+            "looping": False,
+            "tokens": 9,
+        }
+        | {"answer": answer, "reason": "", "right_when_cut_at": []}
+        for i, answer in enumerate(answers)
+    ]
+    assert summarise(rows, 100)["majority"] == share
 
 
 def test_one_sample_of_one_problem_has_no_standard_error(bench, tmp_path, checkpoint):

@@ -136,7 +136,9 @@ def test_calibrations_are_compared_in_pairs(run, tmp_path):
     assert float(rows[2]["p_value"]) == 0.5
     assert [float(row["p_value"]) for row in rows] == [1.0, 0.25, 0.5]
     assert [float(row["p_holm"]) for row in rows] == [1.0, 0.75, 1.0]
-    assert float(rows[2]["detectable"]) == pytest.approx((T3 + 0.8416212) * se)
+    low, high = agresti_min([0, 1, 1, 0])
+    error = (high - low) / 2 / 1.959964
+    assert float(rows[2]["detectable"]) == pytest.approx((1.959964 + 0.841621) * error)
     assert {(row["model"], row["variant"], row["eval"]) for row in rows} == {
         ("tiny", "half", "sums")
     }
