@@ -298,12 +298,14 @@ def _at_budget(rows: list[dict], budget: int, cap: int) -> dict:
     ]
     accuracy, se = clustered_mean(correct, problems)
     finished = [row["finished"] and fits for row, fits in zip(rows, within, strict=True)]
+    tokens, solved = [min(row["tokens"], budget) for row in rows], sum(correct)
     return {
         "budget": budget,
         "accuracy": accuracy,
         "accuracy_se": _defined(se),
         "finished": clustered_mean(finished, problems)[0],
-        "tokens_mean": clustered_mean([min(row["tokens"], budget) for row in rows], problems)[0],
+        "tokens_mean": clustered_mean(tokens, problems)[0],
+        "tokens_per_solved": sum(tokens) / solved if solved else None,
     }
 
 

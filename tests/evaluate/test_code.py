@@ -677,14 +677,15 @@ def test_the_tasks_of_evalplus_and_codeforces(tmp_path):
 
 
 @sandboxed
-def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint):
+def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint, documented):
     from rac.artifacts import read_json, read_jsonl, write_jsonl
     from rac.definitions import Eval
     from rac.evaluate.requests import build_requests
     from rac.evaluate.score import score
 
     data, requests = tmp_path / "data.jsonl", tmp_path / "requests.jsonl.zst"
-    write_jsonl(data, [{"id": key, "problem": "Double it.", "tests": DOUBLE} for key in "ab"])
+    row = {"problem": "Double it.", "tests": DOUBLE, "release": "v5", "date": "2024-08-03"}
+    write_jsonl(data, [{"id": key} | row for key in "ab"])
     build_requests("codeforces", data, checkpoint, requests)
     right, wrong = "print(2 * int(input()))", "print(42)"
     answers = [[f"so</think>\n```python\n{right}\n```", f"```python\n{right}\n```"]]
@@ -707,6 +708,9 @@ def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint):
         (False, "unfinished"),
     ]
     assert read_json(files[2])["accuracy"] == 0.25
+    of_programs = {"sandbox": "bubblewrap", "release": "v5", "date": "2024-08-03"}
+    assert read_jsonl(files[1])[0].items() >= of_programs.items()
+    assert read_jsonl(files[1])[0].keys() <= documented("scores.jsonl.zst")
 
 
 def test_a_weaker_sandbox_is_in_every_score():

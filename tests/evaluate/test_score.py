@@ -123,9 +123,13 @@ def scored(bench, folder, rows, samples=3, task="word_problems", data=None):
     return read_jsonl(folder / "scores.jsonl.zst"), read_json(folder / "metrics.json")
 
 
-def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, monkeypatch):
+def test_every_sample_has_its_verdict_and_the_metrics_follow(
+    bench, tmp_path, monkeypatch, documented
+):
     monkeypatch.chdir(tmp_path)
     rows, metrics = scored(bench, tmp_path, generations())
+    assert rows[0].keys() <= documented("scores.jsonl.zst")
+    assert metrics.keys() | metrics["budgets"][0].keys() <= documented("metrics.json")
     assert rows == [
         {
             "doc_id": doc_id,
@@ -153,6 +157,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
     assert [row["tokens_mean"] for row in budgets] == pytest.approx(
         [102 / 9, 175 / 9, 270 / 9, 420 / 9]
     )
+    assert [row["tokens_per_solved"] for row in budgets] == [102, 87.5, 90, 140]
     # Per problem 2/3, 1/3 and 0 are correct; 2/3, 1/3 and 2/3 finished; 130/3, 170/3 and 40 tokens.
     assert metrics == {
         "problems": 3,
