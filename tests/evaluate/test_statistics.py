@@ -129,14 +129,21 @@ def test_intervals_of_accuracy_cover_at_their_rate(n, samples, mean):
         share, se = clustered_mean(verdicts.ravel(), problems)
         return share_interval(share, se, n)
 
-    assert coverage(interval, mean, draw) > 0.9  # of 95 %; least where few problems are ever solved
+    # Of 95 %: least where few problems are ever solved; ten verdicts leave few intervals, and wide ones.
+    ceiling = 0.995 if n * samples == 10 else 0.98
+    assert 0.9 <= coverage(interval, mean, draw) <= ceiling
 
 
 @pytest.mark.parametrize("n", [15, 60])
 @pytest.mark.parametrize(
-    ("both", "gained", "lost"), [(0.5, 0.2, 0.1), (0.0, 0.9, 0.0), (0.97, 0, 0.01)]
+    ("both", "gained", "lost", "ceiling"),
+    [
+        (0.5, 0.2, 0.1, 0.98),
+        (0.0, 0.9, 0.0, 0.995),
+        (0.97, 0, 0.01, 1),
+    ],  # the last: few ever differ
 )
-def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lost):
+def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lost, ceiling):
     def draw(generator):
         kind = generator.choice(4, n, p=[both, gained, lost, 1 - both - gained - lost])
         return np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
@@ -145,7 +152,7 @@ def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lo
         found = paired(pair[0], range(n), pair[1], range(n), shares=True)
         return found.low, found.high
 
-    assert coverage(interval, gained - lost, draw) > 0.93
+    assert 0.93 <= coverage(interval, gained - lost, draw) <= ceiling
 
 
 def test_equal_shares_have_an_interval_with_width():
