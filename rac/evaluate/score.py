@@ -13,15 +13,13 @@ from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
 from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task
+from rac.evaluate.loops import is_looping
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, majority, ratio
 from rac.evaluate.thoughts import answer_part
 from rac.provenance import hashes, provenance
-
-# In tokens, of loops: see is_looping.
-RUN, TAIL, LONG, LONGEST = 8, 192, 256, 2048
 
 
 def score(
@@ -164,26 +162,6 @@ def _vote(said: str) -> str | None:
     """What an answer votes for: what it boxes, written in one way; None if it boxes nothing."""
     boxed = last_boxed(said)
     return None if boxed is None else normalise(boxed)
-
-
-def is_looping(token_ids: list[int]) -> bool:
-    """Whether a response ends in a loop.
-
-    Either over half of its last 192 tokens' runs of eight are repeats, which allows for small changes. Or
-    its end stands there three times in a row, or twice if it is long: of some period from 64 tokens, where
-    the 192 no longer hold three, to 2,048.
-    """
-    tail = token_ids[-TAIL:]
-    runs = [tuple(tail[i : i + RUN]) for i in range(len(tail) - RUN + 1)]
-    if len(set(runs)) < len(runs) / 2:
-        return True
-    ids, last = token_ids[-2 * LONGEST :], token_ids[-RUN:]
-    for period in range(TAIL // 3, len(ids) // 2 + 1):
-        if ids[-period - RUN : -period] == last:  # seldom, so that the rest costs little
-            whole = (2 if period >= LONG else 3) * period
-            if len(ids) >= whole and ids[period - whole :] == ids[-whole:-period]:
-                return True
-    return False
 
 
 def _by_sample(

@@ -19,6 +19,7 @@ from rac.report.style import (
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     percent_tick,
@@ -225,23 +226,6 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
         axes.set_xlabel("difference in accuracy, percentage points")
         legend(axes)
         return Picture(figure, tips)
-
-
-def bars(
-    points: pd.DataFrame, value: str, ends: tuple[str, str] | None = None
-) -> list[pd.Series] | None:
-    """Lengths of the error bars below and above; None where there are none.
-
-    Args:
-        points: a row a point.
-        value: the column that is drawn.
-        ends: the columns of its interval, if they are not called after it.
-    """
-    low, high = ends or (f"{value}_low", f"{value}_high")
-    if points[low].isna().all():
-        return None
-    lengths = points[value] - points[low], points[high] - points[value]
-    return [length.astype(float).clip(lower=0) for length in lengths]  # rounding leaves −1e-17
 
 
 def _missing(axes: Axes, line: pd.DataFrame, style: Style) -> None:

@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 
 from rac.artifacts import read_jsonl
 from rac.report.answers import there
-from rac.report.figures import bars, called
+from rac.report.figures import called
 from rac.report.style import (
     INK,
     RC,
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     percent_tick,

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from rac.artifacts import read_jsonl
 from rac.evaluate.statistics import differences, paired_difference, problem_means
 from rac.report.answers import there
-from rac.report.figures import bars
 from rac.report.style import (
     RC,
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     points_tick,

@@ -72,6 +72,8 @@ def test_words_come_in_the_order_of_the_pairs_whatever_the_workers():
         "(x+y+z+w)^{5000}",
         "9" * 100_000 + "/" + "7" * 100_000,
         "1" + "-1" * 30_000,
+        "0" * 100_000 + "x",
+        r"\sin " + "9" * 100_000,
         r"\text{" + "a " * 50_000 + "}",
     ],
     ids=lambda answer: answer[:20],

@@ -2,19 +2,16 @@ import math
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import rac.evaluate
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.requests import build_requests
-from rac.evaluate.score import is_looping, score, summarise
+from rac.evaluate.score import score, summarise
 
 IDS = ["half", "seven", "ten"]
 # (text, finish reason, tokens) of each problem's three samples; the prompt has opened the thought.
@@ -46,50 +43,6 @@ VOTES = [
     ["8", "7", None],
     [None, None, "__import__('os').system('touch pwned')"],
 ]
-
-
-def test_a_response_that_repeats_itself_is_looping():
-    assert not is_looping(list(range(500)))
-    assert not is_looping([1, 1, 1])
-    assert is_looping([*range(300), *[5, 6, 7] * 64])
-    assert is_looping([7] * 40)
-    assert not is_looping([*[5, 6, 7] * 64, *range(192)])
-
-
-@given(
-    st.randoms(use_true_random=False),
-    st.integers(0, 3000),
-    st.integers(64, 1200),
-    st.floats(2, 5),
-    st.integers(0, 1),
-)
-@settings(max_examples=60, deadline=None)
-def test_a_repeated_paragraph_is_a_loop(random, before, period, times, after):
-    """Cut anywhere; not where something else follows, nor where it is not there often enough."""
-    text = [random.randrange(1000) for _ in range(before)]
-    paragraph = [random.randrange(1000) for _ in range(period)]
-    ends = round(times * period)
-    text += (paragraph * 6)[:ends] + [5000] * after
-    enough = ends >= (2 if period >= 256 else 3) * period
-    of_its_end = period <= 92 and is_looping(text[-192:])  # which changes less
-    assert is_looping(text) == (enough and not after or of_its_end)
-
-
-def test_text_with_a_form_is_no_loop():
-    steps = [[1, 2, 3, 100 + i, 4, *range(10 * i, 10 * i + 20)] for i in range(200)]
-    assert not is_looping([token for step in steps for token in step])
-    table = [[9, *[i * j for j in range(20)]] for i in range(1, 100)]
-    assert not is_looping([token for row in table for token in row])
-    program = list(range(300))
-    assert not is_looping([*range(500, 900), *program, 7, 8, *program, 2])  # thought of, and said
-
-
-def test_looking_for_loops_costs_little():
-    start = time.process_time()
-    for text in ([*range(50_000)], [1, 2] * 2000 + [*range(192)], [i % 193 for i in range(4500)]):
-        for _ in range(10):
-            is_looping(text)
-    assert time.process_time() - start < 2
 
 
 def generations(samples=3):
@@ -319,6 +272,7 @@ def test_few_shot_examples_are_other_problems_and_the_same_in_each_pass(tmp_path
         for sample in range(2)
     ]
     _, metrics = scored(tmp_path, tmp_path, answers, samples=2, task="gsm8k")
+    assert metrics["majority"] is None  # nothing is boxed
     assert metrics["accuracy"] == pytest.approx(11 / 14)  # sample 1 is wrong for 1, 3 and 5
     assert metrics["lm_eval"] == {
         "exact_match,strict-match": pytest.approx(11 / 14),

@@ -72,7 +72,7 @@ def test_an_interval_that_rounding_moved_past_its_value_is_drawn():
     for draw in (figures.against_sparsity, figures.dots):
         for _, _, bars in drawn(draw(frame, "accuracy", "accuracy", STYLE)).values():
             assert min(end for bar in bars for end in bar[0] + bar[1]) <= 0
-    below, above = figures.bars(frame, "accuracy")
+    below, above = style.bars(frame, "accuracy")
     assert set(below) == {0} and set(above) == {0.1}
 
 

@@ -71,13 +71,13 @@ def grade_all(
     """
     level = (docs[0].get("sandbox") if docs else None) or "bubblewrap"
     found = [[extract_program(*whole(response)) for response in repeats] for repeats in responses]
-    # Without any program, as in rac.evaluate.requests, all tests are read: a row may lack them.
-    none = all(program is None for programs in found for program, _ in programs)
+    # All answers are empty when requests are made; then all tests are read, as a row may lack them.
+    rehearsed = not any(map(any, responses))
 
     def jobs() -> Iterator[tuple[str, list[dict]]]:
         for doc, programs in zip(docs, found, strict=True):
             given = [program for program, _ in programs if program is not None]
-            if given or none:
+            if given or rehearsed:
                 unpacked = _read(tests, doc)
                 yield from ((prefixed(before, program), unpacked) for program in given)
 
