@@ -47,6 +47,7 @@ def main() -> None:
         budgets = [
             {key: row[key] for key in ("model", "calibration", "variant", "eval", "accuracy_se")}
             | {"budget": budget, "accuracy": row["accuracy"] * budget / 8192}
+            | {f"accuracy_{end}": row[f"accuracy_{end}"] * budget / 8192 for end in ("low", "high")}
             for row in rows
             for budget in (1024, 2048, 4096, 8192)
         ]
@@ -76,6 +77,7 @@ def _rows(model: str, name: str, draw: random.Random) -> list[dict]:
         right, se = draw.uniform(0.05, 0.95), 0.03
         low, high = share_interval(right, se, PROBLEMS)
         losses = {"loss_thoughts": draw.uniform(0.1, 2), "loss_text": draw.uniform(3, 5)}
+        losses["kl_thoughts"] = draw.uniform(0.001, 2)
         numbers = {
             **{"run": "large", "model": model, "eval": name, "problems": PROBLEMS, "samples": 1},
             **{"accuracy": right, "accuracy_se": se, "accuracy_low": low, "accuracy_high": high},

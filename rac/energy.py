@@ -5,6 +5,7 @@ that GPU. Counters of processors start again at their range.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +22,14 @@ class Reading(NamedTuple):
 def read(powercap: Path = POWERCAP) -> dict[str, Reading]:
     """The counters of this machine's processors and of the GPUs that this process sees, by name.
 
+    None at all where it works with GPUs that do not say theirs: what the processors spent beside them
+    would look like the whole.
+
     Args:
         powercap: the folder of Linux's powercap interface.
     """
-    return _processors(powercap) | _gpus()
+    gpus = _gpus()
+    return {} if not gpus and _works_with_gpus() else _processors(powercap) | gpus
 
 
 def spent(before: dict[str, Reading], after: dict[str, Reading]) -> float | None:
@@ -76,6 +81,11 @@ def _gpus() -> dict[str, Reading]:
         return {}
     except pynvml.NVMLError:  # no driver, no such GPU, or one that does not count
         return {}
+
+
+def _works_with_gpus() -> bool:
+    torch = sys.modules.get("torch")  # a process that has not imported it works with none
+    return torch is not None and torch.cuda.device_count() > 0
 
 
 def _handle(nvml: Any, name: str) -> Any:

@@ -11,8 +11,9 @@ from rac.energy import Reading
 
 @pytest.fixture(autouse=True)
 def no_gpus(monkeypatch):
-    """As if the machine had no NVIDIA library, whatever it has."""
+    """As if the machine had no NVIDIA library and this process no torch, whatever they have."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
@@ -31,6 +32,14 @@ def test_processors_are_read_without_their_parts_and_those_that_are_closed(tmp_p
         "intel-rapl:0": Reading(5, 1000),
         "intel-rapl:1": Reading(7, 1000),
     }
+
+
+@pytest.mark.parametrize(("gpus", "known"), [(0, True), (2, False)])
+def test_processors_do_not_stand_for_gpus_that_are_not_read(monkeypatch, tmp_path, gpus, known):
+    counter(tmp_path / "intel-rapl:0", 5)
+    torch = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: gpus))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert bool(energy.read(tmp_path)) is known
 
 
 def test_a_machine_without_counters_says_nothing(tmp_path):

@@ -28,6 +28,7 @@ __import__("builtins").exit = __import__("builtins").quit = __import__("sys").ex
 exec(compile(open(__file__[:-9] + "program.py", "rb").read(), "program.py", "exec"))
 """
 TIME, MEMORY = Limits().seconds, Limits().memory
+FEED, CALL = ("input", "output"), ("entry_point", "test_code")  # what a test of either form has
 
 
 class Grade(NamedTuple):
@@ -64,23 +65,34 @@ def grade_code(
     Raises:
         RacError: there are no tests, one has neither form, or this machine lacks the sandbox.
     """
-    if not tests:
-        raise RacError("tests: a program without tests is neither right nor wrong; give one")
+    check_tests(tests)
     check(sandbox)
     limits = Limits(seconds=time_limit, memory=memory_limit)
     for i, test in enumerate(tests, 1):
-        if test.get("test_code") is not None and test.get("entry_point") is not None:
-            verdict, detail = _call(program, test, limits, sandbox)
-        elif test.get("input") is not None and test.get("output") is not None:
-            verdict, detail = _feed(program, test, limits, sandbox)
-        else:
+        verdict, detail = (_call if _has(test, CALL) else _feed)(program, test, limits, sandbox)
+        if verdict != "passed":
+            return Grade(False, verdict, f"test {i} of {len(tests)}: {_line(detail)}")
+    return Grade(True, "passed", "")
+
+
+def check_tests(tests: Sequence[dict[str, Any]]) -> None:
+    """Refuse tests that cannot be run.
+
+    Raises:
+        RacError: there are none, or one has neither form.
+    """
+    if not tests:
+        raise RacError("tests: a program without tests is neither right nor wrong; give one")
+    for i, test in enumerate(tests, 1):
+        if not (_has(test, CALL) or _has(test, FEED)):
             raise RacError(
                 f"tests: number {i} has neither input and output nor entry_point and test_code "
                 f"(it has: {', '.join(test)})"
             )
-        if verdict != "passed":
-            return Grade(False, verdict, f"test {i} of {len(tests)}: {_line(detail)}")
-    return Grade(True, "passed", "")
+
+
+def _has(test: dict[str, Any], keys: tuple[str, str]) -> bool:
+    return all(test.get(key) is not None for key in keys)
 
 
 def grade_many(
@@ -102,7 +114,6 @@ def grade_many(
     Raises:
         RacError: as `grade_code`.
     """
-    check(sandbox)
     parallel = parallel or len(os.sched_getaffinity(0))
     workers = ThreadPoolExecutor(parallel)
     waiting: deque[Future[Grade]] = deque()
@@ -119,7 +130,7 @@ def grade_many(
         workers.shutdown(cancel_futures=True)
 
 
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`\n]*")
+_LANGUAGE = re.compile(r"[\w+#.-]*")
 
 
 def extract_program(response: str, finished: bool = True) -> tuple[str | None, str]:
@@ -140,11 +151,11 @@ def extract_program(response: str, finished: bool = True) -> tuple[str | None, s
     fence, language = "", ""
     lines: list[str] = []
     for line in answer.splitlines(keepends=True):
-        mark = _FENCE.fullmatch(line.rstrip())
+        mark, info = _fence(line.rstrip())
         if not fence:
             if mark:
-                fence, language, lines = mark[1], mark[2].lower(), []
-        elif mark and mark[1].startswith(fence) and line.strip() == mark[1]:
+                fence, language, lines = mark, info.lower(), []
+        elif mark.startswith(fence) and line.strip() == mark:
             blocks.pop(language, None)
             blocks[language] = "".join(lines)
             fence = ""
@@ -157,7 +168,18 @@ def extract_program(response: str, finished: bool = True) -> tuple[str | None, s
     return None, "no code" if finished else "unfinished"
 
 
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
+def _fence(line: str) -> tuple[str, str]:
+    """The fence that a line opens or closes, and the language that it names; "" where it is none."""
+    text = line.lstrip(" ")
+    rest = text.lstrip(text[:1]) if text[:1] in ("`", "~") else text
+    mark = text[: len(text) - len(rest)]
+    if len(mark) < 3 or len(line) - len(text) > 3 or "`" in rest:
+        return "", ""
+    found = _LANGUAGE.match(rest.lstrip(" \t"))
+    return mark, found[0] if found else ""
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,6})?", re.ASCII)
 
 
 def same_output(output: str, expected: str) -> tuple[bool, str]:

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,7 @@ from rac.errors import RacError
 from rac.evaluate.equality import equal
 
 SECONDS = 5.0  # of processor time, so that a verdict does not hang on what else the machine does
+STALLED = 300.0  # by the clock: a process that only waits would never spend its processor time
 READY = "ready"  # what a comparer says when its imports and limits are in place
 MEMORY = 2 * 2**30  # bytes of address space
 SHARE = 16  # pairs that are worth starting one more process (a second) for
@@ -88,6 +90,14 @@ class Comparer:
         process = self._process or self._start()
         fresh, self._fresh = self._fresh, False
         assert process.stdin and process.stdout
+        stalled = threading.Event()
+
+        def end() -> None:
+            stalled.set()
+            process.kill()
+
+        watch = threading.Timer(STALLED, end)
+        watch.start()
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps([gold, answer]) + "\n")
@@ -98,8 +108,11 @@ class Comparer:
             process.kill()
             self.close()
             raise
+        finally:
+            watch.cancel()
         self.close()
-        return fresh, "time limit" if process.returncode == -signal.SIGPROF else "crashed"
+        late = stalled.is_set() or process.returncode == -signal.SIGPROF
+        return fresh, "time limit" if late else "crashed"
 
     def _start(self) -> subprocess.Popen[str]:
         self._fresh = True

@@ -73,7 +73,7 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
             raise
         except Exception as error:
             raise RacError(
-                f"the task '{name}' cannot be built from the rows of {data}: {_cause(error)}"
+                f"the task '{name}' cannot be built from the rows of {data}: {cause(error)}"
             ) from error
     if output_type(name) != task.OUTPUT_TYPE:
         raise RacError(f"the task '{name}' is {task.OUTPUT_TYPE} and its file does not say so")
@@ -99,12 +99,49 @@ def instances(task: Any) -> list[Any]:
         task.build_all_requests(**(messages if task.OUTPUT_TYPE == SAMPLES else {}))
     except Exception as error:
         raise RacError(
-            f"the requests of the task '{task.config.task}' cannot be built: {_cause(error)}"
+            f"the requests of the task '{task.config.task}' cannot be built: {cause(error)}"
         ) from error
     return task.instances
 
 
-def _cause(error: Exception) -> str:
+def judged(task: Any) -> dict[str, dict[int, tuple[dict, dict]]]:
+    """What a task makes of the answers in its requests' `resps`.
+
+    Returns:
+        By filter and `doc_id`, the row and its metrics.
+
+    Raises:
+        RacError: the task fails, at a row that lacks what it grades by, say.
+    """
+    name = task.config.task
+    try:
+        task.apply_filters()
+    except RacError:
+        raise
+    except Exception as error:
+        raise RacError(f"the task '{name}' cannot grade answers: {cause(error)}") from error
+    by_problem: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        by_problem.setdefault(instance.doc_id, []).append(instance)
+    found: dict[str, dict[int, tuple[dict, dict]]] = {}
+    for filtered in task.instances[0].filtered_resps:
+        of_filter = found.setdefault(filtered, {})
+        for doc_id, of_problem in by_problem.items():
+            row, answers = of_problem[0].doc, [each.filtered_resps[filtered] for each in of_problem]
+            try:
+                of_filter[doc_id] = row, task.process_results(row, answers)
+            except RacError:
+                raise
+            except Exception as error:
+                problem = row.get("id", doc_id)
+                raise RacError(
+                    f"the task '{name}' cannot grade problem '{problem}': {cause(error)}"
+                ) from error
+    return found
+
+
+def cause(error: Exception) -> str:
+    """What another package's exception says, as a part of one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

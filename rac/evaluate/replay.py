@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rac.errors import RacError
-from rac.evaluate.harness import ROLLING
+from rac.evaluate.harness import ROLLING, cause, judged
 from rac.evaluate.thoughts import answer_part
 
 
@@ -42,32 +42,29 @@ def replay(
         by "metric,filter".
 
     Raises:
-        RacError: the task asks other problems.
+        RacError: the task asks other problems, or fails at the answers.
     """
-    by_problem: dict[int, list[Any]] = {}
-    for instance in task.instances:
-        by_problem.setdefault(instance.doc_id, []).append(instance)
-    if by_problem.keys() != problems:
+    if {instance.doc_id for instance in task.instances} != problems:
         raise RacError(
             f"the task '{task.config.task}' asks other problems than the requests hold: generate again"
         )
     for instance in task.instances:
         instance.resps, instance.filtered_resps = [answer(instance)], {}
-    task.apply_filters()
+    by_filter = judged(task)
     aggregates: dict[str, Any] = {}
-    by_filter: dict[str, dict[int, tuple[dict, dict]]] = {}
-    for name in task.instances[0].filtered_resps:
-        found = by_filter.setdefault(name, {})
+    for name, found in by_filter.items():
         values: dict[str, list] = {}
-        for doc_id, of_problem in by_problem.items():
-            row, answers = of_problem[0].doc, [each.filtered_resps[name] for each in of_problem]
-            metrics = task.process_results(row, answers)
-            found[doc_id] = row, metrics
+        for _, metrics in found.values():
             for metric, value in metrics.items():
                 values.setdefault(metric, []).append(value)
         for metric, of_metric in values.items():
             aggregate = task.aggregation().get(metric, statistics.mean)
-            aggregates[f"{metric},{name}"] = aggregate(of_metric)
+            try:
+                aggregates[f"{metric},{name}"] = aggregate(of_metric)
+            except Exception as error:
+                raise RacError(
+                    f"the task '{task.config.task}' cannot add up its metric '{metric}': {cause(error)}"
+                ) from error
     return next(iter(by_filter.values())), aggregates
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rac.artifacts import read_json, write_jsonl
 from rac.errors import RacError
-from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task
+from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, judged, load_task
 from rac.models.chat import opening, render, settings, token_ids
 
 if TYPE_CHECKING:
@@ -36,19 +36,21 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
 
     Raises:
         RacError: the task is unknown, not supported or does not fit `data`; the tokenizer is damaged
-            or has no chat template; a choice is empty or longer than the model's context.
+            or has no chat template; a choice is empty or longer than the model's context; a row lacks what
+            its answer is graded by.
     """
     task = load_task(task_name, data)
+    if task.OUTPUT_TYPE == CHOICES:
+        _check_answers(task)
+    asked = instances(task)
+    _rehearse(task)
     from rac.models.checkpoint import load_tokenizer
 
     tokenizer = load_tokenizer(checkpoint)
     if task.OUTPUT_TYPE == SAMPLES:
-        write_jsonl(output, _prompts(instances(task), tokenizer, settings(checkpoint)))
+        write_jsonl(output, _prompts(asked, tokenizer, settings(checkpoint)))
     else:
-        if task.OUTPUT_TYPE == CHOICES:
-            _check_answers(task)
-        limit = _positions(checkpoint)
-        write_jsonl(output, _likelihoods(instances(task), tokenizer, limit))
+        write_jsonl(output, _likelihoods(asked, tokenizer, _positions(checkpoint)))
 
 
 def _check_answers(task: Any) -> None:
@@ -62,6 +64,14 @@ def _check_answers(task: Any) -> None:
                     f"the answer of problem '{row.get('id', number)}', {one!r}, is none of its choices; "
                     "where the column 'answer' is no text, say columns: {answer: null}"
                 )
+
+
+def _rehearse(task: Any) -> None:
+    """Grade an empty answer to every request: what rows lack is found before hours of generation."""
+    for instance in task.instances:
+        answer: Any = "" if task.OUTPUT_TYPE == SAMPLES else (-1.0, False)
+        instance.resps = [-1.0 if task.OUTPUT_TYPE == ROLLING else answer]
+    judged(task)
 
 
 def _identity(instance: Any) -> dict[str, Any]:

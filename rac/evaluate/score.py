@@ -1,6 +1,7 @@
 """Stored generations scored by their lm-eval task: verdicts a sample, metrics a benchmark."""
 
 import math
+import operator
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
 from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task
+from rac.evaluate.loops import is_looping
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, majority, ratio
 from rac.evaluate.thoughts import answer_part
 from rac.provenance import hashes, provenance, write_record
-
-RUN, TAIL = 8, 192  # tokens
 
 
 def score(
@@ -164,13 +164,6 @@ def _vote(said: str) -> str | None:
     return None if boxed is None else normalise(boxed)
 
 
-def is_looping(token_ids: list[int]) -> bool:
-    """Whether a response repeats itself: over half of its last 192 tokens' runs of eight are repeats."""
-    tail = token_ids[-TAIL:]
-    runs = [tuple(tail[i : i + RUN]) for i in range(len(tail) - RUN + 1)]
-    return len(set(runs)) < len(runs) / 2
-
-
 def _by_sample(
     rows: list[dict], asked: dict[int, dict], samples: int, file: Path
 ) -> list[dict[int, dict]]:
@@ -241,15 +234,23 @@ def summarise(rows: list[dict], cap: int) -> dict:
     solved = sum(row["correct"] for row in rows)
     summary["tokens_per_solved"] = float(tokens.sum()) / solved if solved else None
     if samples > 1:
-        answers = [row["answer"] for row in rows]
-        voted = majority([row["correct"] for row in rows], answers, problems)
-        mean, se = clustered_mean(list(voted.values()), list(voted))
-        summary |= {"majority": mean, "majority_se": _defined(se)}
+        summary |= _majority(rows)
     reasons = Counter(row["reason"] for row in rows).most_common()
     return summary | {
         "budgets": [_at_budget(rows, budget, cap) for budget in (*smaller(cap), cap)],
         "reasons": dict(reasons),
     }
+
+
+def _majority(rows: list[dict]) -> dict:
+    """maj@k; None where answers are not boxed (programs, most tasks of lm-eval), so that none can vote."""
+    correct, answers = [row["correct"] for row in rows], [row["answer"] for row in rows]
+    silent = [answer is None for answer in answers]
+    if all(silent) or any(map(operator.and_, correct, silent)):
+        return {"majority": None, "majority_se": None}
+    voted = majority(correct, answers, [row["doc_id"] for row in rows])
+    mean, se = clustered_mean(list(voted.values()), list(voted))
+    return {"majority": mean, "majority_se": _defined(se)}
 
 
 def summarise_likelihoods(rows: list[dict]) -> dict:
@@ -275,12 +276,14 @@ def _at_budget(rows: list[dict], budget: int, cap: int) -> dict:
     ]
     accuracy, se = clustered_mean(correct, problems)
     finished = [row["finished"] and fits for row, fits in zip(rows, within, strict=True)]
+    tokens, solved = [min(row["tokens"], budget) for row in rows], sum(correct)
     return {
         "budget": budget,
         "accuracy": accuracy,
         "accuracy_se": _defined(se),
         "finished": clustered_mean(finished, problems)[0],
-        "tokens_mean": clustered_mean([min(row["tokens"], budget) for row in rows], problems)[0],
+        "tokens_mean": clustered_mean(tokens, problems)[0],
+        "tokens_per_solved": sum(tokens) / solved if solved else None,
     }
 
 

@@ -31,7 +31,7 @@ _SPELLINGS = [
     )
 ]
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:[, ]\d{3})+(?:\.\d+)?")
-_INTEGER = re.compile(r"([+-]?) ?0*(\d+)")
+_INTEGER = re.compile(r"([+-]?) ?(\d+)")
 
 
 def normalise(answer: str) -> str:
@@ -47,7 +47,8 @@ def normalise(answer: str) -> str:
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace(",", "").replace(" ", "")
     if integer := _INTEGER.fullmatch(answer):
-        return ("-" if integer[1] == "-" and integer[2] != "0" else "") + integer[2]
+        digits = integer[2].lstrip("0")
+        return ("-" if integer[1] == "-" and digits else "") + (digits or "0")
     return answer
 
 
@@ -58,7 +59,7 @@ def is_integer(answer: str) -> bool:
 
 _DECIMAL = re.compile(r"(?<![\d._])(?<!_\{)(\d*)\.(\d+)(?![\d.])")
 TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?\^\\circ")
+_DEGREES = re.compile(r"(?<!\d)(\d+(?:\.\d+)?) ?\^\\circ")
 _TIMES = re.compile(r"(?<![A-Za-z_^\d])(\d+) ?(?=\()|\) ?(?=\()")
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 

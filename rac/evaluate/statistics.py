@@ -86,7 +86,8 @@ def share_interval(share: float, se: float, problems: int) -> tuple[float, float
     middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     reach = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     half = reach / (1 + z**2 / trials)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    # The share lies inside, whatever rounding does to the ends at 0 and at 1.
+    return max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)
 
 
 def paired_difference(each: Sequence[float], shares: bool = False) -> Difference:
@@ -107,10 +108,14 @@ def paired_difference(each: Sequence[float], shares: bool = False) -> Difference
     if not shares:
         half = half_width(se, len(values))
         return Difference(difference, se, difference - half, difference + half)
-    n = len(values) + 2
-    middle = values.sum() / n
-    half = Z * math.sqrt(max((values**2).sum() + 1 - n * middle**2, 0)) / n
+    middle, half = values.sum() / (len(values) + 2), Z * _padded_se(values)
     return Difference(difference, se, max(middle - half, -1.0), min(middle + half, 1.0))
+
+
+def _padded_se(values: np.ndarray) -> float:
+    """The standard error of a mean difference of shares with Agresti and Min's two problems more."""
+    n = len(values) + 2
+    return math.sqrt(max((values**2).sum() + 1 - values.sum() ** 2 / n, 0)) / n
 
 
 def differences(
@@ -174,9 +179,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(se: float, problems: int) -> float:
-    """The difference that a 5 % test finds in 80 % of tables: (t(0.975) + z(0.8)) · se; NaN without se."""
-    return half_width(se, problems) + POWER * se
+def detectable(each: Sequence[float]) -> float:
+    """The difference of shares that a 5 % test finds in 80 % of tables: (z(0.975) + z(0.8)) · se.
+
+    The error is that of Agresti and Min's interval: it is not 0 where all problems differ alike, and so
+    no difference is called detectable however small it is. NaN of one problem.
+
+    Args:
+        each: one difference a problem.
+    """
+    return (Z + POWER) * _padded_se(np.array(each)) if len(each) > 1 else math.nan
 
 
 def majority(
@@ -184,8 +196,9 @@ def majority(
 ) -> dict[Hashable, float]:
     """maj@k of each problem: is the answer that most of its samples give right?
 
-    Samples without an answer do not vote. Of several answers with as many votes one is drawn: the value
-    is its chance to be right. 0 where nobody votes.
+    Samples without an answer do not vote. Answers of which one was judged right vote together, however they
+    are written. Of several answers with as many votes one is drawn: the value is its chance to be right. 0
+    where nobody votes.
 
     Args:
         correct: one verdict a sample.
@@ -199,8 +212,10 @@ def majority(
             of_problem.setdefault(answer, []).append(bool(right))
     found: dict[Hashable, float] = {}
     for problem, of_problem in votes.items():
-        most = max(map(len, of_problem.values()), default=0)
-        leading = [group for group in of_problem.values() if len(group) == most]
+        groups = [group for group in of_problem.values() if not any(group)]
+        groups.append([each for group in of_problem.values() if any(group) for each in group])
+        most = max(map(len, groups))
+        leading = [group for group in groups if group and len(group) == most]
         rights = [sum(group) / len(group) for group in leading]
         found[problem] = sum(rights) / len(rights) if rights else 0.0
     return found

@@ -19,6 +19,7 @@ from rac.report.style import (
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     percent_tick,
@@ -213,7 +214,7 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
             ]
             series(
                 *(axes, tips, said, group["difference"], heights),
-                xerr=[group["difference"] - group["low"], group["high"] - group["difference"]],
+                xerr=bars(group, "difference", ("low", "high")),
                 label=f"{group['calibration'].iloc[0]} − {baseline}",
                 color=style[baseline].colour,
                 marker=style[baseline].marker,
@@ -227,13 +228,6 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
         axes.set_xlabel("difference in accuracy, percentage points")
         legend(axes)
         return Picture(figure, tips)
-
-
-def bars(points: pd.DataFrame, value: str) -> list[pd.Series] | None:
-    """Lengths of the error bars below and above; None where there are none."""
-    if points[f"{value}_low"].isna().all():
-        return None
-    return [points[value] - points[f"{value}_low"], points[f"{value}_high"] - points[value]]
 
 
 def _missing(axes: Axes, line: pd.DataFrame, style: Style) -> None:

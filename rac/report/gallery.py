@@ -113,15 +113,14 @@ def of_eval(
             table,
         )
     if len(budgets):
-        frame = lengths.at_budgets(budgets, rows)
         yield Drawn(
             "rambling",
             f"budgets-{where}",
-            frame,
-            lengths.budget_lines(frame, styles),
+            budgets,
+            lengths.budget_lines(budgets, styles),
             f"{title}, dense and {', '.join(variants) or 'nothing else'}: accuracy if samples were cut "
             "at fewer tokens, from the same samples, with 95 % intervals.",
-            said(frame, "accuracy", "calibration", True),
+            said(budgets, "accuracy", "calibration", True),
         )
     marked = money.with_dense(rows.assign(kind=money.kinds(rows)))
     for cost, label, scale, more, what in COSTS:

@@ -33,6 +33,7 @@ def of_model(
     yield from _by_token(model, variant, tokens, styles)
     for part, of in (("decode", "held-out thoughts"), ("prompt", "held-out prompts")):
         yield from _by_layer(model, rows, layers, variant, part, of, styles)
+    yield from _by_divergence(model, rows, styles)
     for name, whole in overlaps.items():
         frame = _with_subject(whole)
         for value, label, what in (
@@ -196,6 +197,24 @@ def _by_layer(
             layers.pivot_table(
                 f"error_{part}", ["layer", "name"], "calibration", sort=False
             ).reset_index(),
+        )
+
+
+def _by_divergence(model: str, rows: pd.DataFrame, styles: dict[str, Style]) -> Iterator[Drawn]:
+    """How far the cells' next tokens are from the dense model's, on its own thoughts."""
+    value = "kl_thoughts"
+    frame = tidy.measured(rows, value)
+    frame = frame[tidy.sweeps(frame)]  # of the dense model it is 0
+    if frame[value].notna().any():
+        label = "KL divergence on held-out thoughts"
+        yield Drawn(
+            "why",
+            f"{value}-{model}",
+            frame,
+            figures.against_sparsity(frame, value, label, styles, log=True),
+            f"{model}: Kullback–Leibler divergence of the next token from the dense model’s, on the decode "
+            "tokens of held-out thoughts, nats a token, with 95 % intervals.",
+            said(frame, value, "calibration", False),
         )
 
 

@@ -6,7 +6,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from rac.artifacts import read_jsonl
-from rac.evaluate.statistics import share_interval
 from rac.report.answers import there
 from rac.report.figures import called
 from rac.report.style import (
@@ -15,6 +14,7 @@ from rac.report.style import (
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     percent_tick,
@@ -96,28 +96,11 @@ def quantiles(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(counts | columns).reset_index()
 
 
-def at_budgets(budgets: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of budgets.csv with their 95 % intervals.
-
-    Args:
-        budgets: of one (model, eval) and the cells to show.
-        rows: of the summary, for the number of problems.
-    """
-    count = int(rows["problems"].max())
-    ends = [
-        share_interval(share, se, count)
-        for share, se in zip(budgets["accuracy"], budgets["accuracy_se"].astype(float), strict=True)
-    ]
-    return budgets.assign(
-        accuracy_low=[low for low, _ in ends], accuracy_high=[high for _, high in ends]
-    )
-
-
 def budget_lines(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
     """Accuracy if samples were cut at fewer tokens, a line a cell.
 
     Args:
-        frame: of `at_budgets`.
+        frame: rows of budgets.csv of one (model, eval).
         style: of `styles`.
     """
     tips: dict[str, list[str]] = {}
@@ -132,13 +115,9 @@ def budget_lines(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
                 + spoken(row["accuracy"], True, row["accuracy_low"], row["accuracy_high"])
                 for row in line.to_dict("records")
             ]
-            below, above = (
-                (line["accuracy"] - line["accuracy_low"]).clip(lower=0),
-                (line["accuracy_high"] - line["accuracy"]).clip(lower=0),
-            )
             series(
                 *(axes, tips, said, line["budget"], line["accuracy"]),
-                yerr=[below, above],
+                yerr=bars(line, "accuracy"),
                 label=name,
                 color=INK if dense else style[calibration].colour,
                 marker=style[calibration].marker,

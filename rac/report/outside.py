@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rac.report import tidy
-from rac.report.figures import bars, called, line_kind
-from rac.report.style import RC, SIZE, Picture, Style, legend, log_axis, series
+from rac.report.figures import called, line_kind
+from rac.report.style import RC, SIZE, Picture, Style, bars, legend, log_axis, series
 
 
 def mixtures(definitions: dict, frame: pd.DataFrame) -> pd.DataFrame:

@@ -130,6 +130,7 @@ def report(
             config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
             seeds=list(_seeds(config)),
             stages=stages or [],
+            energy=bool(rows["joules_generate"].notna().any()),
             machines=times.machines(generations),
             look=Markup(LOOK.read_text(encoding="utf-8")),
             script=Markup(script),

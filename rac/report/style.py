@@ -154,6 +154,23 @@ def series(
     tips[name] = [text for text, drawn in zip(texts, shown, strict=True) if drawn]
 
 
+def bars(
+    points: pd.DataFrame, value: str, ends: tuple[str, str] | None = None
+) -> list[pd.Series] | None:
+    """Lengths of the error bars below and above; None where there are none.
+
+    Args:
+        points: a row a point.
+        value: the column that is drawn.
+        ends: the columns of its interval, if they are not called after it.
+    """
+    low, high = ends or (f"{value}_low", f"{value}_high")
+    if points[low].isna().all():
+        return None
+    lengths = points[value] - points[low], points[high] - points[value]
+    return [length.astype(float).clip(lower=0) for length in lengths]  # rounding leaves −1e-17
+
+
 def legend(axes: Axes) -> None:
     """A legend above the axes, each label once and dense first; the figure grows by its rows."""
     unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

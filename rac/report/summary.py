@@ -66,6 +66,8 @@ COLUMNS = (
     "accuracy_high",
     "majority",
     "majority_se",
+    "majority_low",
+    "majority_high",
     "accuracy_difference",
     "accuracy_difference_se",
     "accuracy_difference_low",
@@ -129,7 +131,8 @@ COMPARED = (
 EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
-    *("accuracy", "accuracy_se", "finished", "tokens_mean", "paper_accuracy"),
+    *("accuracy", "accuracy_se", "accuracy_low", "accuracy_high"),
+    *("finished", "tokens_mean", "tokens_per_solved", "paper_accuracy"),
 )
 
 
@@ -185,9 +188,9 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         metrics = read_json(cell["metrics"])
         row |= {key: metrics.get(key) for key in METRICS}
         if row["accuracy"] is not None:
-            se = math.nan if metrics["accuracy_se"] is None else metrics["accuracy_se"]
-            low, high = share_interval(metrics["accuracy"], se, metrics["problems"])
-            row |= {"accuracy_low": low, "accuracy_high": high} | _beside_paper(cell, metrics)
+            row |= _interval("accuracy", metrics, metrics["problems"])
+            row |= _beside_paper(cell, metrics)
+        row |= _interval("majority", metrics, metrics["problems"])
     if cell["generation"]:
         generated = read_json(cell["generation"])
         row["seconds_generate"] = generated["seconds"]
@@ -228,6 +231,15 @@ def _printed_as(cell: dict) -> Cell:
     return cell["model"], cell["calibration"], cell["variant"], cell["eval"]
 
 
+def _interval(share: str, measured: dict, problems: int) -> dict[str, float]:
+    """The ends of the 95 % interval of a share; none where it is not known."""
+    if measured.get(share) is None:
+        return {}
+    se = measured[f"{share}_se"]
+    ends = share_interval(measured[share], math.nan if se is None else se, problems)
+    return dict(zip((f"{share}_low", f"{share}_high"), ends, strict=True))
+
+
 def _beside_paper(cell: dict, metrics: dict) -> dict[str, Any]:
     """The paper's accuracy, and how far ours is above it: the interval is of ours alone."""
     theirs = printed("accuracy").get(_printed_as(cell))
@@ -259,9 +271,11 @@ def _runtime(measured: dict) -> dict[str, Any]:
 def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
     """A row a cell and budget of tokens."""
     for cell in cells:
-        for row in read_json(cell["metrics"]).get("budgets", ()) if cell["metrics"] else ():
-            theirs = printed("accuracy", row["budget"]).get(_printed_as(cell))
-            yield {key: cell[key] for key in BUDGETS[:4]} | row | {"paper_accuracy": theirs}
+        metrics = read_json(cell["metrics"]) if cell["metrics"] else {}
+        for row in metrics.get("budgets", ()):
+            names = {key: cell[key] for key in BUDGETS[:4]}
+            theirs = {"paper_accuracy": printed("accuracy", row["budget"]).get(_printed_as(cell))}
+            yield names | row | _interval("accuracy", row, metrics["problems"]) | theirs
 
 
 def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[str, Any]]:
@@ -287,7 +301,7 @@ def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[
                     "baseline": baseline["calibration"],
                     **found._asdict(),
                     "p_value": p_value(each),
-                    "detectable": detectable(found.se, len(each)),
+                    "detectable": detectable(each),
                 }
             )
     adjusted = holm([row["p_value"] for row in rows])

@@ -23,7 +23,7 @@ TEXT = (
     "config_sha256",
     "code_version",
 )
-SHARES = ("finished", "looping", "majority")
+SHARES = ("finished", "looping")
 CELL = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
 
 

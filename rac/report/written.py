@@ -16,6 +16,7 @@ from rac.report.style import (
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     points_tick,
@@ -53,7 +54,9 @@ def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
     found = [pd.DataFrame(columns=COLUMNS)]
     if read and subject in scores and all("tokens" in row for row in scores.get("dense", [])):
         written = problem_means(*_column(scores.get("dense", []), "tokens"))
-        for other in scores.keys() - {"dense", subject, "none"}:
+        for other in scores:
+            if other in ("dense", subject, "none"):
+                continue
             ours, theirs = _column(scores[subject], "correct"), _column(scores[other], "correct")
             each = dict(zip(dict.fromkeys(ours[1]), differences(*ours, *theirs), strict=True))
             rows = [(other, i, written[i] / read[i], each[i]) for i in each if i in written]
@@ -137,10 +140,9 @@ def against_ratio(frame: pd.DataFrame, subject: str, style: dict[str, Style]) ->
                 + spoken(row["difference"], True, row["low"], row["high"])
                 for row in line.to_dict("records")
             ]
-            reach = [line["difference"] - line["low"], line["high"] - line["difference"]]
             series(
                 *(axes, tips, said, line["ratio"], line["difference"]),
-                yerr=reach,
+                yerr=bars(line, "difference", ("low", "high")),
                 label=f"over {calibration}",
                 color=style[calibration].colour,
                 marker=style[calibration].marker,

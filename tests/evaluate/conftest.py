@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,15 @@ def bench(tmp_path_factory, checkpoint) -> Path:
         evaluation.task, folder / "data.jsonl", checkpoint, folder / "requests.jsonl.zst"
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def documented():
+    """File → the names in the tables that docs/evaluation.md has of it."""
+    text = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+
+    def names(file: str) -> set[str]:
+        lines = text.partition(f"\n## {file}\n")[2].partition("\n## ")[0].splitlines()
+        return {name for line in lines if line[:1] == "|" for name in re.findall("`(\\w+)`", line)}
+
+    return names

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from decimal import Decimal
 from fractions import Fraction
@@ -410,6 +411,25 @@ def test_outputs_agree_as_text_or_as_numbers(output, expected, same):
     assert same_output(output, expected)[0] is same
 
 
+@pytest.mark.parametrize("before", ["", "-", ".", "1.", "1e"])
+@pytest.mark.parametrize("after", ["x", ".", "e"])
+def test_outputs_are_compared_in_a_time_that_grows_with_their_length(before, after):
+    """Its square would take ten seconds of the process that scores."""
+    start = time.process_time()
+    for part in ("1", "0", "1.", " 1", "e1"):
+        line = before + part * (100_000 // len(part)) + after
+        assert not same_output(line, "1")[0]
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("opening", ["```", "~~~", "   ```\t", " ```py "])
+def test_fences_are_found_in_a_time_that_grows_with_the_length_of_a_response(opening):
+    start = time.process_time()
+    for part in ("a", "`", "~", " ", "\t", "~~~\n", "```\n", " `", "~ "):
+        extract_program(opening + part * (100_000 // len(part)) + "`")
+    assert time.process_time() - start < 2
+
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text()
     | st.binary() | st.fractions() | st.decimals(allow_nan=False),
@@ -657,14 +677,15 @@ def test_the_tasks_of_evalplus_and_codeforces(tmp_path):
 
 
 @sandboxed
-def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint):
+def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint, documented):
     from rac.artifacts import read_json, read_jsonl, write_jsonl
     from rac.definitions import Eval
     from rac.evaluate.requests import build_requests
     from rac.evaluate.score import score
 
     data, requests = tmp_path / "data.jsonl", tmp_path / "requests.jsonl.zst"
-    write_jsonl(data, [{"id": key, "problem": "Double it.", "tests": DOUBLE} for key in "ab"])
+    row = {"problem": "Double it.", "tests": DOUBLE, "release": "v5", "date": "2024-08-03"}
+    write_jsonl(data, [{"id": key} | row for key in "ab"])
     build_requests("codeforces", data, checkpoint, requests)
     right, wrong = "print(2 * int(input()))", "print(42)"
     answers = [[f"so</think>\n```python\n{right}\n```", f"```python\n{right}\n```"]]
@@ -687,6 +708,9 @@ def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint):
         (False, "unfinished"),
     ]
     assert read_json(files[2])["accuracy"] == 0.25
+    of_programs = {"sandbox": "bubblewrap", "release": "v5", "date": "2024-08-03"}
+    assert read_jsonl(files[1])[0].items() >= of_programs.items()
+    assert read_jsonl(files[1])[0].keys() <= documented("scores.jsonl.zst")
 
 
 def test_a_weaker_sandbox_is_in_every_score():

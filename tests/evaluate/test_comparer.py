@@ -41,6 +41,16 @@ def test_a_pair_that_kills_a_new_process_too_has_crashed(comparer, monkeypatch):
     assert comparer.compare(*DIFFERENT) == "different"
 
 
+def test_a_process_that_spends_no_time_and_says_nothing_is_ended(comparer, monkeypatch):
+    assert comparer.compare(*EQUAL) == "equal"
+    comparer._process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(module, "STALLED", 0.2)
+    # More than a pipe holds, so that writing waits too.
+    assert comparer.compare(GOLD, "x" * 1_000_000) == "time limit"
+    monkeypatch.undo()
+    assert comparer.compare(*DIFFERENT) == "different"
+
+
 def test_words_come_in_the_order_of_the_pairs_whatever_the_workers():
     pairs = [EQUAL, DIFFERENT, DIFFERENT] * 20
     words = ["equal", "different", "different"] * 20
@@ -62,6 +72,8 @@ def test_words_come_in_the_order_of_the_pairs_whatever_the_workers():
         "(x+y+z+w)^{5000}",
         "9" * 100_000 + "/" + "7" * 100_000,
         "1" + "-1" * 30_000,
+        "0" * 100_000 + "x",
+        r"\sin " + "9" * 100_000,
         r"\text{" + "a " * 50_000 + "}",
     ],
     ids=lambda answer: answer[:20],

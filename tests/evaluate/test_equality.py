@@ -161,3 +161,15 @@ def test_the_rules_need_little_time_for_any_text():
     for text in ("{", "(", r"\frac{", r"\frac ", "1,", "1 ", " ", ".", r"\text{", "^", "0"):
         decided("x", normalise(text * (100_000 // len(text))))
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("before", ["", "1.", r"\sin ", r"\frac{"])
+def test_time_grows_with_the_length_of_a_text_and_not_with_its_square(before):
+    """What is squared takes ten seconds for one of these, and is run where nothing can end it."""
+    for part in ("0", "9", "1.", "1,", "1 ", " ", "a", r"\frac ", r"\ ", "00 ", r"\, "):
+        for after in ("x", "(", "^"):
+            start = time.process_time()
+            text = before + part * (100_000 // len(part)) + after
+            decided(normalise(r"\frac12"), normalise(text))
+            decided(r"\sin x", text)
+            assert time.process_time() - start < 2, (before, part, after)

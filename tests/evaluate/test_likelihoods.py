@@ -177,8 +177,10 @@ def test_texts_have_a_loss_and_no_verdict(bench, tiny_model, tmp_path):
     assert metrics["loss_se"] > 0
 
 
-def test_a_target_has_a_loss_and_a_verdict(bench, tiny_model, tmp_path):
+def test_a_target_has_a_loss_and_a_verdict(bench, tiny_model, tmp_path, documented):
     _, scores, metrics = evaluated(bench, tmp_path, tiny_model, "target")
+    assert scores[0].keys() <= documented("scores.jsonl.zst")
+    assert metrics.keys() <= documented("metrics.json")
     perplexity = math.exp(sum(row["loss"] for row in scores) / len(scores))
     assert metrics["lm_eval"]["perplexity,none"] == pytest.approx(perplexity)
     assert metrics["accuracy"] == metrics["lm_eval"]["acc,none"]

@@ -61,6 +61,49 @@ def test_tasks_that_cannot_be_built_say_why(bench, checkpoint, tmp_path, task, l
     assert not output.exists()
 
 
+STDIN = {"problem": "Double it.", "tests": [{"input": "2", "output": "4"}]}
+CALLED = {"prompt": "Square it.", "code": "def f(x): return x * x", "test_imports": []}
+CALLED |= {"test_list": ["assert f(2) == 4"], "test": "assert f(3) == 9"}
+CASES = '[{"input": "2", "output": "4", "testtype": "stdin"}]'
+CONTEST = {"question_content": "Double it.", "starter_code": "", "metadata": "{}"}
+CONTEST |= {"public_test_cases": CASES, "private_test_cases": "[]"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "lacking", "line"),
+    [
+        ("codeforces", STDIN, {"tests": None}, "a program without tests"),
+        ("codeforces", STDIN, {"tests": []}, "a program without tests"),
+        ("codeforces", STDIN, {"tests": "[{"}, "JSONDecodeError: "),
+        ("codeforces", STDIN, {"tests": [{"input": "2"}]}, "number 1 has neither input and"),
+        ("mbpp_plus", CALLED, {"test_list": ["assert 1"]}, "calls no function that its code"),
+        ("mbpp_plus", CALLED, {"code": "def"}, "SyntaxError: "),
+        ("livecodebench", CONTEST, {"private_test_cases": "eJ"}, "rror: "),
+        ("livecodebench", CONTEST, {"metadata": "{"}, "JSONDecodeError: "),
+        ("math500", {"problem": "?", "answer": "1"}, {"answer": None}, "no answer to grade by"),
+    ],
+)
+def test_what_an_answer_is_graded_by_is_there_before_it_is_generated(
+    checkpoint, tmp_path, task, row, lacking, line
+):
+    data, output = tmp_path / "data.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(data, [{"id": "whole"} | row])
+    build_requests(task, data, checkpoint, output)
+    output.unlink()
+    write_jsonl(data, [{"id": "whole"} | row, {"id": "lacks"} | row | lacking])
+    with pytest.raises(RacError, match=f"problem 'lacks' .*{line}") as caught:
+        build_requests(task, data, checkpoint, output)
+    assert "\n" not in str(caught.value)
+    assert not output.exists()
+
+
+def test_rows_are_checked_without_any_sandbox(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("rac.evaluate.code.check", None)
+    write_jsonl(tmp_path / "data.jsonl", [{"id": "a"} | STDIN])
+    build_requests("codeforces", tmp_path / "data.jsonl", checkpoint, tmp_path / "out.jsonl")
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "line"),

@@ -11,7 +11,7 @@ from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.requests import build_requests
-from rac.evaluate.score import is_looping, score
+from rac.evaluate.score import score, summarise
 
 IDS = ["half", "seven", "ten"]
 # (text, finish reason, tokens) of each problem's three samples; the prompt has opened the thought.
@@ -45,14 +45,6 @@ VOTES = [
 ]
 
 
-def test_a_response_that_repeats_itself_is_looping():
-    assert not is_looping(list(range(500)))
-    assert not is_looping([1, 1, 1])
-    assert is_looping([*range(300), *[5, 6, 7] * 64])
-    assert is_looping([7] * 40)
-    assert not is_looping([*[5, 6, 7] * 64, *range(192)])
-
-
 def generations(samples=3):
     return [
         {
@@ -84,9 +76,13 @@ def scored(bench, folder, rows, samples=3, task="word_problems", data=None):
     return read_jsonl(folder / "scores.jsonl.zst"), read_json(folder / "metrics.json")
 
 
-def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, monkeypatch):
+def test_every_sample_has_its_verdict_and_the_metrics_follow(
+    bench, tmp_path, monkeypatch, documented
+):
     monkeypatch.chdir(tmp_path)
     rows, metrics = scored(bench, tmp_path, generations())
+    assert rows[0].keys() <= documented("scores.jsonl.zst")
+    assert metrics.keys() | metrics["budgets"][0].keys() <= documented("metrics.json")
     assert rows == [
         {
             "doc_id": doc_id,
@@ -114,6 +110,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
     assert [row["tokens_mean"] for row in budgets] == pytest.approx(
         [102 / 9, 175 / 9, 270 / 9, 420 / 9]
     )
+    assert [row["tokens_per_solved"] for row in budgets] == [102, 87.5, 90, 140]
     # Per problem 2/3, 1/3 and 0 are correct; 2/3, 1/3 and 2/3 finished; 130/3, 170/3 and 40 tokens.
     assert metrics == {
         "problems": 3,
@@ -131,7 +128,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
         "tokens_correct": pytest.approx(130 / 3),
         "tokens_wrong": pytest.approx(290 / 6),
         "tokens_per_solved": 140,
-        # 1/2 and 2/4 are two spellings, and one of two is drawn; 8 and 7 have a vote each; nobody is right.
+        # 1/2 and 2/4 are right and vote together; 8 and 7 have a vote each; nobody is right.
         "majority": pytest.approx((1 + 0.5 + 0) / 3),
         "majority_se": pytest.approx(0.5 / math.sqrt(3)),
         "reasons": {
@@ -145,6 +142,30 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(bench, tmp_path, mo
         "lm_eval": {"correct,all": pytest.approx(1 / 3)},
     }
     assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "share"),
+    [
+        ([None, None, None, None], None),  # programs
+        ([None, "7", None, None], None),  # one of them has a box in it
+        (["7", "7", "8", None], 1.0),
+        (["7", "8", "9", "9"], 0.0),
+    ],
+)
+def test_a_majority_is_of_those_whose_answers_can_be_compared(answers, share):
+    rows = [
+        {
+            "doc_id": 0,
+            "correct": i == 0 or answer == "7",
+            "finished": True,
+            "looping": False,
+            "tokens": 9,
+        }
+        | {"answer": answer, "reason": "", "right_when_cut_at": []}
+        for i, answer in enumerate(answers)
+    ]
+    assert summarise(rows, 100)["majority"] == share
 
 
 def test_one_sample_of_one_problem_has_no_standard_error(bench, tmp_path, checkpoint):
@@ -251,6 +272,7 @@ def test_few_shot_examples_are_other_problems_and_the_same_in_each_pass(tmp_path
         for sample in range(2)
     ]
     _, metrics = scored(tmp_path, tmp_path, answers, samples=2, task="gsm8k")
+    assert metrics["majority"] is None  # nothing is boxed
     assert metrics["accuracy"] == pytest.approx(11 / 14)  # sample 1 is wrong for 1, 3 and 5
     assert metrics["lm_eval"] == {
         "exact_match,strict-match": pytest.approx(11 / 14),
@@ -271,6 +293,36 @@ def test_a_metric_that_is_not_right_or_wrong_is_refused(bench, tmp_path):
     )
     with pytest.raises(RacError, match="by its metric 'length', which gave"):
         scored(bench, tmp_path, generations(), task=str(task))
+
+
+@pytest.mark.parametrize(
+    ("fails", "line"),
+    [
+        ("process_results", "the task 'mine' cannot grade problem 'seven': IndexError: no row"),
+        ("grade", "the task 'mine' cannot grade answers: IndexError: no row"),
+        ("total", "the task 'mine' cannot add up its metric 'right': IndexError: no row"),
+    ],
+)
+def test_a_task_that_fails_is_one_line(bench, tmp_path, fails, line):
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "task: mine\ntest_split: test\noutput_type: generate_until\n"
+        "doc_to_text: '{{problem}}'\ndoc_to_target: '{{answer}}'\n"
+        "process_results: !function own.process_results\n"
+        "filter_list: [{name: all, filter: [{function: custom, filter_fn: !function own.grade}]}]\n"
+        "metric_list: [{metric: right, aggregation: !function own.total, higher_is_better: true}]\n"
+    )
+    (tmp_path / "own.py").write_text(
+        f"def fail(where, row='seven'):\n"
+        f"    if (where, row) == ({fails!r}, 'seven'): raise IndexError('no\\nrow')\n"
+        "def grade(responses, docs):\n    fail('grade')\n    return responses\n"
+        "def process_results(doc, results):\n"
+        "    fail('process_results', doc['id'])\n    return {'right': 1}\n"
+        "def total(values):\n    fail('total')\n    return 1.0\n"
+    )
+    with pytest.raises(RacError) as caught:
+        scored(bench, tmp_path, generations(), task=str(task))
+    assert str(caught.value) == line
 
 
 def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):

@@ -96,6 +96,15 @@ def test_one_sample_a_problem_is_wilson_s_interval(counted):
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@given(st.integers(2, 1000), st.integers(0, 1000), st.floats(0.1, 1))
+def test_a_share_lies_in_its_interval_whose_ends_at_none_and_all_are_exact(n, right, together):
+    share = min(right, n) / n
+    low, high = share_interval(share, math.sqrt(share * (1 - share) / n) / together, n)
+    assert 0 <= low <= share <= high <= 1
+    assert share_interval(0.0, 0.0, n)[0] == 0
+    assert share_interval(1.0, 0.0, n)[1] == 1
+
+
 def coverage(interval, truth, draw, rounds=1000, seed=0):
     generator = np.random.default_rng(seed)
     hits = 0
@@ -120,14 +129,21 @@ def test_intervals_of_accuracy_cover_at_their_rate(n, samples, mean):
         share, se = clustered_mean(verdicts.ravel(), problems)
         return share_interval(share, se, n)
 
-    assert coverage(interval, mean, draw) > 0.9  # of 95 %; least where few problems are ever solved
+    # Of 95 %: least where few problems are ever solved; ten verdicts leave few intervals, and wide ones.
+    ceiling = 0.995 if n * samples == 10 else 0.98
+    assert 0.9 <= coverage(interval, mean, draw) <= ceiling
 
 
 @pytest.mark.parametrize("n", [15, 60])
 @pytest.mark.parametrize(
-    ("both", "gained", "lost"), [(0.5, 0.2, 0.1), (0.0, 0.9, 0.0), (0.97, 0, 0.01)]
+    ("both", "gained", "lost", "ceiling"),
+    [
+        (0.5, 0.2, 0.1, 0.98),
+        (0.0, 0.9, 0.0, 0.995),
+        (0.97, 0, 0.01, 1),
+    ],  # the last: few ever differ
 )
-def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lost):
+def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lost, ceiling):
     def draw(generator):
         kind = generator.choice(4, n, p=[both, gained, lost, 1 - both - gained - lost])
         return np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
@@ -136,7 +152,7 @@ def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lo
         found = paired(pair[0], range(n), pair[1], range(n), shares=True)
         return found.low, found.high
 
-    assert coverage(interval, gained - lost, draw) > 0.93
+    assert 0.93 <= coverage(interval, gained - lost, draw) <= ceiling
 
 
 def test_equal_shares_have_an_interval_with_width():
@@ -177,15 +193,20 @@ def test_holm_rejects_what_stepping_down_rejects(p_values):
 def test_the_detectable_difference_is_found_four_times_of_five():
     generator, n, gained, lost = np.random.default_rng(0), 200, 0.16, 0.04
 
-    def draw():
-        kind = generator.choice(3, n, p=[gained, lost, 1 - gained - lost])
-        return paired(kind == 0, range(n), kind == 1, range(n), shares=True)
-
-    tables = [draw() for _ in range(500)]
-    reach = np.mean([detectable(found.se, n) for found in tables])
+    tables = [
+        generator.choice([1, -1, 0], n, p=[gained, lost, 1 - gained - lost]) for _ in range(500)
+    ]
+    reach = np.mean([detectable(each) for each in tables])
     assert reach == pytest.approx(2.8 * math.sqrt((gained + lost - 0.12**2) / n), rel=0.05)
     # At a true difference of 0.12, more than the 0.086 that 80 % would find.
-    assert np.mean([found.low > 0 for found in tables]) > 0.9
+    assert np.mean([paired_difference(each, shares=True).low > 0 for each in tables]) > 0.9
+
+
+def test_equals_do_not_make_every_difference_detectable():
+    """Of 100 problems that nobody solves: 2.8 standard errors of a mean of 102 with two of a half."""
+    assert detectable([0] * 100) == pytest.approx((1.959964 + 0.841621) / 102)
+    assert detectable([0] * 400) < 0.3 * detectable([0] * 100)
+    assert math.isnan(detectable([1]))
 
 
 def test_the_majority_decides_and_ties_are_drawn():
@@ -197,6 +218,15 @@ def test_the_majority_decides_and_ties_are_drawn():
     ]  # fmt: skip
     problems, answers, correct = zip(*votes, strict=True)
     assert majority(correct, answers, problems) == {"a": 1.0, "b": 0.5, "c": 1.0, "d": 0.0}
+
+
+def test_right_answers_vote_together_however_they_are_written():
+    votes = [("1/2", True), ("2/4", True), ("7", False), ("7", False), ("8", False)]
+    answers, correct = zip(*votes, strict=True)
+    assert majority(correct, answers, "aaaaa") == {"a": 0.5}
+    assert majority(correct, answers, "aaabb") == {"a": 1.0, "b": 0.0}
+    # One comparison of three met its time limit: the text is right where it was judged so.
+    assert majority([1, 0, 1], ["x", "x", "y"], "aaa") == {"a": pytest.approx(2 / 3)}
 
 
 def test_ratio_and_its_standard_error():

@@ -67,6 +67,15 @@ def test_differences_are_drawn_with_their_intervals():
     assert left < 0 < 0.4 < right
 
 
+def test_an_interval_that_rounding_moved_past_its_value_is_drawn():
+    frame = cells().assign(accuracy=0.0, accuracy_low=1e-18, accuracy_high=0.1)
+    for draw in (figures.against_sparsity, figures.dots):
+        for _, _, bars in drawn(draw(frame, "accuracy", "accuracy", STYLE)).values():
+            assert min(end for bar in bars for end in bar[0] + bar[1]) <= 0
+    below, above = style.bars(frame, "accuracy")
+    assert set(below) == {0} and set(above) == {0.1}
+
+
 def test_a_calibration_looks_the_same_whatever_else_is_there():
     assert style.styles(["x", "rac"])["rac"] == style.styles(["rac", "c4"])["rac"]
     named = style.styles([f"other{i}" for i in range(7)])

@@ -2,7 +2,6 @@ import pandas as pd
 import pytest
 
 from rac.artifacts import write_jsonl
-from rac.evaluate.statistics import share_interval
 from rac.report import lengths, style
 
 STYLE = style.styles(["none", "rac"])
@@ -35,19 +34,14 @@ def test_a_curve_ends_where_samples_did_not():
     assert "dense (none ended)" in picture.figure.axes[0].get_legend_handles_labels()[1]
 
 
-def test_budgets_have_the_tables_intervals():
-    budgets = pd.DataFrame(
-        {
-            "calibration": ["rac"] * 2,
-            "variant": ["s"] * 2,
-            "budget": [8, 16],
-            "accuracy": [0.0, 0.5],
-            "accuracy_se": [0.0, 0.1],
-        }
-    )
-    frame = lengths.at_budgets(budgets, pd.DataFrame({"problems": [26.0]}))
-    assert (frame["accuracy_low"][1], frame["accuracy_high"][1]) == share_interval(0.5, 0.1, 26)
-    assert 0 == frame["accuracy_low"][0] < frame["accuracy_high"][0] < 0.2
+def test_budgets_are_drawn_with_their_intervals():
+    frame = pd.DataFrame({"calibration": ["rac"] * 2, "variant": ["s"] * 2, "budget": [8, 16]})
+    frame = frame.assign(accuracy=[0.0, 0.5], accuracy_low=[0.0, 0.3], accuracy_high=[0.1, 0.7])
     picture = lengths.budget_lines(frame, STYLE)
-    assert picture.tips["tip-0"][1].startswith("rac, at most 16 tokens: 50.0 % [")
+    assert picture.tips["tip-0"][1] == "rac, at most 16 tokens: 50.0 % [30.0 %, 70.0 %]"
     assert pytest.approx(picture.figure.axes[0].get_xticks()) == [8, 16]
+    (bars,) = picture.figure.axes[0].containers[0].lines[2]
+    assert [[y for _, y in bar] for bar in bars.get_segments()] == [
+        pytest.approx([0, 0.1]),
+        pytest.approx([0.3, 0.7]),
+    ]

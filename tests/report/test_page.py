@@ -133,7 +133,7 @@ def test_the_page_can_be_read_without_eyes(page, output):
 def test_the_figures_files_hold_what_is_drawn(output):
     folder = output.parent / "figures"
     stems = {path.stem for path in folder.iterdir()}
-    assert "accuracy-tiny-sums" in stems and "layers-decode-tiny" in stems
+    assert {"accuracy-tiny-sums", "layers-decode-tiny", "kl_thoughts-tiny"} <= stems
     assert {path.name for path in folder.iterdir()} == {
         f"{stem}.{kind}" for stem in stems for kind in ("svg", "pdf", "csv")
     }
@@ -263,6 +263,18 @@ def test_general_tasks_stand_outside_reasoning(made, tmp_path):
     assert "tiny, choices: accuracy" in outside and "tiny, texts: loss a text" in outside
     stems = {path.stem for path in (output.parent / "figures").iterdir()}
     assert "accuracy-others-tiny-choices" in stems and "accuracy-others-tiny-texts" not in stems
+
+
+def test_energy_is_not_measured_only_where_no_cell_has_it(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1])])
+    stages = [{"stage": "generate", "jobs": 1, "wall": 1.0, "cpu": 1.0, "memory": 1.0}]
+    without = read_page(made.page(run, tmp_path, stages=stages)).words()
+    record = Path(run["cells"][0]["generation"])
+    write_json(record, read_json(record) | {"joules": 7.5})
+    measured = read_page(made.page(run, tmp_path, stages=stages)).words()
+    assert "Energy was not measured." in without and "joules_generate of" not in without
+    assert "not measured." not in measured.partition("What it took")[2]
+    assert "Energy is the column joules_generate of summary.csv" in measured
 
 
 def test_provenance_is_shown_flat(page):

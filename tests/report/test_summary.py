@@ -1,11 +1,13 @@
 import csv
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from rac.artifacts import read_json, write_json, write_jsonl
 from rac.errors import RacError
-from rac.report.summary import COLUMNS, summarize
+from rac.report.summary import BUDGETS, COLUMNS, COMPARED, summarize
 
 T3 = 3.182446305284263  # the 97.5 % quantile of Student's t with 3 degrees of freedom
 
@@ -151,6 +153,10 @@ def test_smaller_budgets_cost_nothing(run, tmp_path):
     assert [float(row["accuracy"]) for row in of_rac] == [0, 0.5, 0.75, 0.75]
     assert [float(row["finished"]) for row in of_rac] == [0, 0.5, 1, 1]
     assert [float(row["tokens_mean"]) for row in of_rac] == [56, 106, 115, 115]
+    assert [row["tokens_per_solved"] for row in of_rac[:2]] == ["", "212.0"]
+    low, high = (float(of_rac[2][f"accuracy_{end}"]) for end in ("low", "high"))
+    assert (low, high) == pytest.approx(wilson(0.75, 3, T3))
+    assert float(of_rac[0]["accuracy_low"]) == 0 < float(of_rac[0]["accuracy_high"]) < 0.9
 
 
 def test_calibrations_are_compared_in_pairs(run, tmp_path):
@@ -165,10 +171,30 @@ def test_calibrations_are_compared_in_pairs(run, tmp_path):
     assert float(rows[2]["p_value"]) == 0.5
     assert [float(row["p_value"]) for row in rows] == [1.0, 0.25, 0.5]
     assert [float(row["p_holm"]) for row in rows] == [1.0, 0.75, 1.0]
-    assert float(rows[2]["detectable"]) == pytest.approx((T3 + 0.8416212) * se)
+    low, high = agresti_min([0, 1, 1, 0])
+    error = (high - low) / 2 / 1.959964
+    assert float(rows[2]["detectable"]) == pytest.approx((1.959964 + 0.841621) * error)
     assert {(row["model"], row["variant"], row["eval"]) for row in rows} == {
         ("tiny", "half", "sums")
     }
+
+
+def named(line):
+    """The columns that a row of a table of the documentation is of: `x`, `…_se` is `x_se`."""
+    names = re.findall(r"`([^`]+)`", line.split("|")[1])
+    whole = [name for name in names if not name.startswith("…")]
+    return {*whole, *(name + short[1:] for name in whole for short in names if short[0] == "…")}
+
+
+@pytest.mark.parametrize(
+    ("file", "columns"),
+    [("summary.csv", COLUMNS), ("comparisons.csv", COMPARED), ("budgets.csv", BUDGETS)],
+)
+def test_the_documentation_says_what_each_column_is(file, columns):
+    text = (Path(__file__).parents[2] / "docs/summary.md").read_text(encoding="utf-8")
+    lines = text.partition(f"\n## {file}\n")[2].partition("\n## ")[0].splitlines()
+    found = set().union(*(named(line) for line in lines if line.startswith("| `")))
+    assert set(columns) <= found
 
 
 def test_the_same_artefacts_give_the_same_bytes(run, tmp_path):
@@ -209,6 +235,18 @@ def test_samples_of_a_problem_count_as_one(made, tmp_path):
     # Means 1/4 and 1/2 against 1 and 1: -3/4 and -1/2, sd sqrt(1/32).
     assert float(row["accuracy_difference"]) == -0.625
     assert float(row["accuracy_difference_se"]) == pytest.approx(0.125)
+
+
+def test_a_majority_has_its_interval(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1, 1, 1, 1])])
+    metrics = tmp_path / "results/tiny/none/dense/sums/metrics.json"
+    write_json(metrics, read_json(metrics) | {"majority": 0.75, "majority_se": 0.25})
+    (row,) = table(summarized(run, tmp_path))
+    ends = [float(row[f"majority_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx(wilson(0.75, 3, T3))
+    write_json(metrics, read_json(metrics) | {"majority": None, "majority_se": None})
+    (row,) = table(summarized(run, tmp_path))
+    assert row["majority"] == row["majority_low"] == ""
 
 
 def test_one_problem_has_no_error(made, tmp_path):

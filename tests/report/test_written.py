@@ -44,6 +44,13 @@ def test_a_problem_has_its_ratio_and_its_gain(cells):
     assert frame["gain"].tolist() == [-1, 1, 1, 0]
 
 
+def test_calibrations_come_in_the_order_of_the_cells_in_any_process(cells):
+    others = [cells[1] | {"calibration": f"other{i}"} for i in (3, 1, 4, 0, 5, 2, 6)]
+    frame = written.gains([*cells, *others], "rac", [])
+    named = [cell["calibration"] for cell in [cells[1], *others]]
+    assert frame["calibration"].unique().tolist() == named
+
+
 @pytest.mark.parametrize("without", ["dense", "requests", "rac", "prompts"])
 def test_a_missing_file_leaves_its_gains_out(cells, tmp_path, without):
     (tmp_path / f"{without}.jsonl.zst").unlink()

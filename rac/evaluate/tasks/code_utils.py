@@ -16,7 +16,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rac.evaluate.code import MEMORY, TIME, extract_program, grade_many
+from rac.errors import RacError
+from rac.evaluate.code import MEMORY, TIME, check_tests, extract_program, grade_many
+from rac.evaluate.harness import cause
 from rac.evaluate.tasks.utils import whole
 
 PRIVATE = 2**30  # bytes of private tests of one problem, unpacked
@@ -63,15 +65,20 @@ def grade_all(
         before: what a program may take for granted, put before it.
         responses: all repeats of each problem.
         docs: the row of each problem; its column `sandbox`, if it has one, is the level.
+
+    Raises:
+        RacError: a row has no tests that can be run, or this machine lacks the sandbox.
     """
     level = (docs[0].get("sandbox") if docs else None) or "bubblewrap"
     found = [[extract_program(*whole(response)) for response in repeats] for repeats in responses]
+    # All answers are empty when requests are made; then all tests are read, as a row may lack them.
+    rehearsed = not any(map(any, responses))
 
     def jobs() -> Iterator[tuple[str, list[dict]]]:
         for doc, programs in zip(docs, found, strict=True):
             given = [program for program, _ in programs if program is not None]
-            if given:
-                unpacked = tests(doc)
+            if given or rehearsed:
+                unpacked = _read(tests, doc)
                 yield from ((prefixed(before, program), unpacked) for program in given)
 
     graded = iter(grade_many(jobs(), time_limit, memory_limit, level))
@@ -83,6 +90,21 @@ def grade_all(
         return {"correct": passed, "reason": verdict, "detail": detail, "sandbox": level}
 
     return [[grade(*program) for program in programs] for programs in found]
+
+
+def _read(tests: Callable[[dict], list[dict]], doc: dict) -> list[dict]:
+    """The tests of a row.
+
+    Raises:
+        RacError: it has none that can be run; names the row.
+    """
+    try:
+        found = tests(doc)
+        check_tests(found)
+    except Exception as error:
+        why = error if isinstance(error, RacError) else cause(error)
+        raise RacError(f"problem '{doc.get('id')}' cannot be graded by its tests: {why}") from error
+    return found
 
 
 def prefixed(before: str, program: str) -> str:
@@ -126,7 +148,9 @@ def mbpp_tests(doc: dict) -> list[dict]:
     calls = [
         node for node in ast.walk(ast.parse(doc["test_list"][0])) if isinstance(node, ast.Name)
     ]
-    entry = next(node.id for node in calls if node.id in defined)
+    entry = next((node.id for node in calls if node.id in defined), None)
+    if entry is None:
+        raise RacError("its first test calls no function that its code defines")
     code = "\n".join([*(doc.get("test_imports") or []), doc["test"]])
     return [{"entry_point": entry, "test_code": code}]
 

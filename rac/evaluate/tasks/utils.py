@@ -4,6 +4,7 @@ import collections
 import itertools
 import statistics
 
+from rac.errors import RacError
 from rac.evaluate.math import Grade, grade_many
 
 
@@ -17,9 +18,13 @@ def whole(response: str) -> tuple[str, bool]:
 
 
 def grade(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
-    """A filter that grades every repeat of all problems at once, over several processes."""
+    """A filter that grades every repeat of all problems at once, over several processes.
+
+    Raises:
+        RacError: a row has no answer to grade by.
+    """
     flat = [
-        (text, str(doc["answer"]), finished)
+        (text, _gold(doc), finished)
         for repeats, doc in zip(responses, docs, strict=True)
         for text, finished in map(whole, repeats)
     ]
@@ -29,7 +34,15 @@ def grade(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
 
 def grade_gsm8k(responses: list[list[str]], docs: list[dict]) -> list[list[Grade]]:
     """The same where a worked solution ends with its answer after `####`."""
-    return grade(responses, [doc | {"answer": doc["answer"].split("#### ")[-1]} for doc in docs])
+    return grade(responses, [doc | {"answer": _gold(doc).split("#### ")[-1]} for doc in docs])
+
+
+def _gold(doc: dict) -> str:
+    if doc.get("answer") is None:
+        raise RacError(
+            f"problem '{doc.get('id')}' has no answer to grade by: give it a column 'answer'"
+        )
+    return str(doc["answer"])
 
 
 def process_results(doc: dict, results: list[list[Grade]]) -> dict:
