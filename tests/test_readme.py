@@ -32,6 +32,14 @@ def test_each_addition_stands_by_itself(block):
     config.validate(merged(block))
 
 
+@pytest.mark.parametrize("run", ["gsm8k", "solvers-0.5b"])
+def test_the_configuration_of_the_real_model_fits_to_the_rest(run):
+    values = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    for kind, definitions in yaml.safe_load((REPOSITORY / "docs/gsm8k.yaml").read_text()).items():
+        values[kind] = definitions if kind == "run" else values[kind] | definitions
+    assert run in config.validate(values | {"run": run}).runs
+
+
 def test_readme_and_ci_call_the_same_tests():
     assert "make test" in (REPOSITORY / "README.md").read_text()
     assert "make test" in (REPOSITORY / ".ci/run").read_text()
