@@ -13,7 +13,7 @@ from rac.progress import progress
 def test_lines_tell_what_is_done_how_fast_and_what_is_left(capsys, monkeypatch):
     now = iter([100.0, 105.0, 110.0, 112.0, 120.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
-    with module._shown("traces x", 10_000) as update:
+    with module.shown("traces x", 10_000) as update:
         update(400)  # after 5 s: too early for a line
         update(600)  # after 10 s
         update(500)

@@ -25,6 +25,7 @@ from rac.report.style import (
     percent_tick,
     points_tick,
     series,
+    share_axis,
     spoken,
 )
 
@@ -87,7 +88,7 @@ def against_sparsity(
         if log and not (points[value] <= 0).any():
             log_axis(axes, "y")
         elif share:
-            axes.set_ylim(-0.03, 1.03)
+            share_axis(axes, frame, value)
         elif zero:
             axes.set_ylim(bottom=0)
         if share:

@@ -195,6 +195,14 @@ def legend(axes: Axes) -> None:
     )
 
 
+def share_axis(axes: Axes, frame: pd.DataFrame, value: str) -> None:
+    """A vertical axis of shares, from 0 to 100 %, or to what is drawn if that is less than half."""
+    drawn = [column for column in (value, f"{value}_high", f"paper_{value}") if column in frame]
+    highest = frame[drawn].astype(float).max().max()
+    top = 1.0 if not highest < 0.5 else max(1.05 * highest, 0.05)
+    axes.set_ylim(-0.03 * top, 1.03 * top)
+
+
 def log_axis(axes: Axes, which: str) -> None:
     """Make what is drawn so far logarithmic, with plain numbers at as many places as have room."""
     getattr(axes, f"set_{which}scale")("log")

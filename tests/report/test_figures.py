@@ -4,6 +4,7 @@ from functools import partial
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from rac.report import drawing, figures, style
 
@@ -192,3 +193,12 @@ def test_figures_of_one_page_do_not_share_ids():
     root = ElementTree.fromstring(first)
     assert root.get("aria-label") == 'say "<b>"'
     assert root.get("role") == "img" and root.get("viewBox") and root.get("width") is None
+
+
+@pytest.mark.parametrize(
+    ("shares", "top"), [([0.2, 0.9], 1.03), ([0.0, 0.2], 0.2 * 1.05 * 1.03), ([0.0, 0.0], 0.0515)]
+)
+def test_an_axis_of_shares_ends_where_they_do_if_they_are_small(shares, top):
+    axes = Figure().add_subplot()
+    style.share_axis(axes, pd.DataFrame({"accuracy": shares}), "accuracy")
+    assert axes.get_ylim() == pytest.approx((-0.03 * top / 1.03, top))
