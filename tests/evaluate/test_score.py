@@ -101,6 +101,7 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(
     ]
     assert metrics.pop("provenance")["inputs"]["eval"]["task"] == "word_problems"
     assert metrics.pop("sha256").keys() == {"scores.jsonl.zst"}
+    assert len(metrics.pop("record_sha256")) == 64
     budgets = metrics.pop("budgets")
     assert [row["budget"] for row in budgets] == [12, 25, 50, 100]
     # Within 12 tokens one sample is right, within 25 two are. The third right one was cut at 100, and would
