@@ -49,7 +49,7 @@ def test_killed_in_the_middle_and_called_again_gives_the_same_bytes(
     fresh.kill(process)
     assert not (fresh.folder / target).exists()
     fresh.make(target)  # no unlocking by hand
-    assert work.exists() == (file == "generations.jsonl.zst")  # kept: more samples may be asked for
+    assert work.exists()  # kept: more samples may be asked for
     assert sampled(fresh.folder / log) < sampled(finished_project / log)  # parts were kept
     assert sha256_file(fresh.folder / target) == sha256_file(finished_project / target)
 
