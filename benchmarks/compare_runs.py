@@ -11,13 +11,7 @@ import sys
 from pathlib import Path
 
 from rac.artifacts import read_jsonl
-from rac.evaluate.statistics import clustered_mean, differences, paired_difference
-
-
-def column(file: Path) -> tuple[list[float], list[int]]:
-    """Whether each sample is right, and its problem."""
-    rows = read_jsonl(file)
-    return [float(row["correct"]) for row in rows], [row["doc_id"] for row in rows]
+from rac.evaluate.statistics import by_problem, clustered_mean, differences, paired_difference
 
 
 def main() -> None:
@@ -28,7 +22,9 @@ def main() -> None:
     print("|---|---|---|---|---:|---:|---:|")
     holding = 0
     for file in shared:
-        ours, theirs = column(project / file), column(other / file)
+        ours, theirs = (
+            by_problem(read_jsonl(folder / file), "correct") for folder in (project, other)
+        )
         found = paired_difference(differences(*theirs, *ours), shares=True)
         holding += found.low <= 0 <= found.high
         accuracies = [

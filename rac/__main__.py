@@ -20,9 +20,8 @@ from rac.errors import RacError
 from rac.variants import Variant
 
 Kind = TypeVar("Kind", bound=BaseModel)
-SHORT = re.compile(
-    "out of memory|can't allocate memory"
-)  # as torch says it, of GPUs and of the CPU
+# As torch says it, of GPUs and of the CPU.
+SHORT = re.compile("out of memory|can't allocate memory")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

@@ -23,9 +23,8 @@ class Wanted(NamedTuple):
     others: frozenset[str] | None  # those that a row may lack; None for all that there are
 
 
-Reader = Callable[
-    [Wanted], Iterator[dict]
-]  # gives the same rows each time, as they stand in the files
+# Gives the same rows each time, as they stand in the files.
+Reader = Callable[[Wanted], Iterator[dict]]
 
 
 def check(dataset: Dataset, name: str) -> None:

@@ -5,7 +5,7 @@ per-problem means (Miller, "Adding Error Bars to Evals", arXiv 2411.00640, secti
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,15 @@ class Difference(NamedTuple):
     se: float
     low: float
     high: float
+
+
+def by_problem(rows: Iterable[dict], key: str) -> tuple[list[float], list[tuple[int, str]]]:
+    """A value of every sample of scores.jsonl, and the problem that each is of: its number and its id."""
+    values, problems = [], []
+    for row in rows:
+        values.append(float(row[key]))
+        problems.append((row["doc_id"], row["id"]))
+    return values, problems
 
 
 def problem_means(values: Sequence[float], problems: Sequence[Hashable]) -> dict[Hashable, float]:

@@ -129,6 +129,13 @@ def block(
     tensors: dict[str, torch.Tensor] = {}
     columns: dict[str, torch.Tensor] = {}
     entries = []
+    removed = [0, 0]
+
+    def replace(name: str, before: torch.Tensor, after: torch.Tensor) -> None:
+        tensors[name] = after
+        removed[0] += before.numel() - after.numel()
+        removed[1] += int(before.count_nonzero()) - int(after.count_nonzero())
+
     for part in _parts(_shape(config), widths):
         name = _name(layers, part.output)
         dense = _weight(read, name, part.units * part.unit, dim=1)
@@ -142,19 +149,15 @@ def block(
             layer = _name(layers, projection)
             whole = _weight(read, layer, part.units * rows, dim=0)
             places = _places(kept, rows)
-            tensors[f"{layer}.weight"] = whole[places]
+            replace(f"{layer}.weight", whole, whole[places])
             bias = read(f"{layer}.bias")
             if bias is not None:
-                tensors[f"{layer}.bias"] = bias[places]
+                replace(f"{layer}.bias", bias, bias[places])
             entries.append(_entry(layer, whole, whole[places]))
-        tensors[f"{name}.weight"], columns[name] = weight, _places(kept, part.unit)
+        replace(f"{name}.weight", dense, weight)
+        columns[name] = _places(kept, part.unit)
         entries.append(_entry(name, dense, weight) | solved)
-    before = [tensor for name in tensors if (tensor := read(name)) is not None]
-    removed = [
-        sum(count(tensor) for tensor in before) - sum(count(tensor) for tensor in tensors.values())
-        for count in (torch.Tensor.numel, torch.count_nonzero)
-    ]
-    return Narrowed(tensors, entries, columns, (int(removed[0]), int(removed[1])))
+    return Narrowed(tensors, entries, columns, (removed[0], removed[1]))
 
 
 class _Part(NamedTuple):

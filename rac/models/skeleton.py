@@ -38,9 +38,8 @@ def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
         line = " ".join(str(error).split())[:300] or type(error).__name__
         raise RacError(f"cannot load the checkpoint {model}: {line}") from None
     network.eval().requires_grad_(False)
-    blocks = decoder_blocks(
-        network
-    )  # before what is said of files: experts are stored in several ways
+    # Before anything is said of files: experts are stored in several ways.
+    blocks = decoder_blocks(network)
     located = locate(network, model)
     _compute_buffers(network, default_device())
     late = {*blocks, network.get_input_embeddings(), output_embedding(network)}

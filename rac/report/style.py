@@ -222,7 +222,9 @@ def svg(figure: Figure) -> str:
     unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(RC):
         figure.savefig(stream, format="svg", metadata=unsaid)
-    text = re.sub(r"(?<=[ \"(,LMCQ-])(\d+\.\d)\d+(?=[ \"),\n])", r"\1", stream.getvalue())
+    # Coordinates to a tenth of a point; what follows a colon is a style's.
+    places = r"(?<!: )(?<=[ \"(,LMCQ-])(\d+\.\d)\d+(?=[ \"),\n])"
+    text = re.sub(places, r"\1", stream.getvalue())
     text = text.replace(f"font-family: '{FONT}'", "font-family: 'DejaVu Sans', sans-serif")
     text = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", text)
     return re.sub(r"(<g clip-path=\"[^\"]*\")>(\s*(?:<use [^>]*/>\s*)+)</g>", _one_style, text)

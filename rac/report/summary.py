@@ -7,7 +7,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rac.artifacts import read_json, read_jsonl, write_text
 from rac.errors import RacError
 from rac.evaluate.statistics import (
     Difference,
+    by_problem,
     detectable,
     differences,
     half_width,
@@ -315,12 +316,8 @@ def _has(path: str, key: str, scores: dict[str, list[dict]]) -> bool:
 
 def _differences(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> list[float]:
     """Differences of `key` between two score files, a − b, one a problem."""
-    values = [[float(row[key]) for row in scores[path]] for path in (a, b)]
-    problems: list[list[Hashable]] = [
-        [(row["doc_id"], row["id"]) for row in scores[path]] for path in (a, b)
-    ]
     try:
-        return differences(values[0], problems[0], values[1], problems[1])
+        return differences(*by_problem(scores[a], key), *by_problem(scores[b], key))
     except ValueError as error:
         raise RacError(f"{a} and {b} cannot be compared, {error}; generate again") from None
 

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from rac.artifacts import read_jsonl
-from rac.evaluate.statistics import differences, paired_difference, problem_means
+from rac.evaluate.statistics import by_problem, differences, paired_difference, problem_means
 from rac.report.answers import there
 from rac.report.style import (
     RC,
@@ -43,30 +43,26 @@ def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
         a file is missing.
     """
     scores: dict[str, list[dict]] = {}
-    read: dict[int, int] = {}
+    read: dict[tuple[int, str], int] = {}
     for cell in cells:
         if not there(cell["scores"], missing):
             continue
         dense = cell["variant"] == "dense"
         scores["dense" if dense else cell["calibration"]] = read_jsonl(cell["scores"])
         if dense and there(cell.get("requests"), missing):
-            read = {row["doc_id"]: len(row["token_ids"]) for row in read_jsonl(cell["requests"])}
+            requests = read_jsonl(cell["requests"])
+            read = {(row["doc_id"], row["id"]): len(row["token_ids"]) for row in requests}
     found = [pd.DataFrame(columns=COLUMNS)]
     if read and subject in scores and all("tokens" in row for row in scores.get("dense", [])):
-        written = problem_means(*_column(scores.get("dense", []), "tokens"))
+        written = problem_means(*by_problem(scores.get("dense", []), "tokens"))
         for other in scores:
             if other in ("dense", subject, "none"):
                 continue
-            ours, theirs = _column(scores[subject], "correct"), _column(scores[other], "correct")
+            ours, theirs = (by_problem(scores[name], "correct") for name in (subject, other))
             each = dict(zip(dict.fromkeys(ours[1]), differences(*ours, *theirs), strict=True))
-            rows = [(other, i, written[i] / read[i], each[i]) for i in each if i in written]
+            rows = [(other, i[0], written[i] / read[i], each[i]) for i in each if i in written]
             found.append(pd.DataFrame(rows, columns=COLUMNS))
     return pd.concat(found[1:] or found, ignore_index=True)
-
-
-def _column(rows: list[dict], key: str) -> tuple[list[float], list[int]]:
-    """A value of every sample, and the problem that each is of."""
-    return [float(row[key]) for row in rows], [row["doc_id"] for row in rows]
 
 
 class Correlation(NamedTuple):

@@ -23,14 +23,20 @@ def cells(tmp_path):
     for name, of in tokens.items():
         samples = len(of) // 4
         rows = [
-            {"doc_id": i // samples, "tokens": count, "correct": correct.get(name, [1] * 8)[i]}
+            {
+                "doc_id": i // samples,
+                "id": f"p{i // samples}",
+                "tokens": count,
+                "correct": correct.get(name, [1] * 8)[i],
+            }
             for i, count in enumerate(of)
         ]
         path = tmp_path / f"{name}.jsonl.zst"
         write_jsonl(path, rows[::-1])
         variant = "dense" if name == "dense" else "s"
         found.append({"calibration": name, "variant": variant, "scores": str(path)})
-    requests = [{"doc_id": i, "token_ids": [1] * n} for i, n in enumerate([10, 20, 10, 40])]
+    lengths = [10, 20, 10, 40]
+    requests = [{"doc_id": i, "id": f"p{i}", "token_ids": [1] * n} for i, n in enumerate(lengths)]
     write_jsonl(tmp_path / "requests.jsonl.zst", requests)
     found[0] |= {"calibration": "none", "requests": str(tmp_path / "requests.jsonl.zst")}
     return found
@@ -60,7 +66,7 @@ def test_a_missing_file_leaves_its_gains_out(cells, tmp_path, without):
 
 
 def test_answers_that_are_not_written_have_no_ratio(cells):
-    rows = [{"doc_id": i, "correct": 1} for i in range(4)]
+    rows = [{"doc_id": i, "id": f"p{i}", "correct": 1} for i in range(4)]
     write_jsonl(cells[0]["scores"], rows)
     assert not len(written.gains(cells, "rac", []))
 
