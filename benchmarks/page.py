@@ -148,7 +148,10 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict
         generations.append(names | {"eval": row["eval"], "requests": str(asked)} | paths)
     for model, name in itertools.product(MODELS, EVALS):
         asked = root / model / "requests" / f"{name}.jsonl.zst"
-        prompts = [{"doc_id": i, "token_ids": [1] * draw.randint(50, 500)} for i in range(PROBLEMS)]
+        prompts = [
+            {"doc_id": i, "id": f"p{i}", "token_ids": [1] * draw.randint(50, 500)}
+            for i in range(PROBLEMS)
+        ]
         write_jsonl(asked, prompts)
         parts = {part: {"tokens": draw.randint(10**5, 10**6)} for part in ("prompt", "decode")}
         index = root / model / "hessians" / name / "index.json"
