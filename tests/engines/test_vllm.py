@@ -232,7 +232,8 @@ def test_the_most_probable_tokens_are_those_of_the_other_engine(prompts):
     assert found == sample("transformers", prompts, sampling=GREEDY)
     assert Counter(answer.finish_reason for answer in found).keys() == {"stop", "length"}
     assert all(answer.token_ids[-1] == 2 for answer in found if answer.finish_reason == "stop")
-    assert all(len(ids) == 200 for ids, reason in found if reason == "length")
+    cut = [answer.token_ids for answer in found if answer.finish_reason == "length"]
+    assert all(len(ids) == 200 for ids in cut)
 
 
 @marked
@@ -257,7 +258,7 @@ def test_draws_follow_the_nucleus(random_qwen2, save_model, tmp_path):
     probabilities, order = (logits / sampling.temperature).softmax(-1).sort(descending=True)
     kept = probabilities.cumsum(-1) - probabilities < sampling.top_p
     expected = dict(zip(order[kept].tolist(), probabilities[kept].tolist(), strict=True))
-    counts = Counter(ids[0] for ids, _ in found)
+    counts = Counter(answer.token_ids[0] for answer in found)
     assert counts.keys() <= expected.keys() and len(expected) > 5
     total = sum(expected.values())
     wanted = {token: n * p / total for token, p in expected.items()}
@@ -277,7 +278,7 @@ def test_stop_tokens_are_those_of_the_checkpoint(prompts, tmp_path):
     found = sample("vllm", prompts[:2], sampling=GREEDY, folder=folder)
     assert found == sample("transformers", prompts[:2], sampling=GREEDY, folder=folder)
     ids = free[0].token_ids
-    assert found[0] == (ids[: ids.index(stop) + 1], "stop")
+    assert found[0] == Completion(ids[: ids.index(stop) + 1], "stop")
 
 
 @marked
@@ -293,7 +294,9 @@ def test_an_engine_that_ran_out_of_memory_is_opened_again_and_goes_on(prompts, m
 
     monkeypatch.setattr(LLMEngine, "step", short)
     monkeypatch.setattr(engine, "SECONDS", 0)
-    assert sample("vllm", prompts) == unbroken
+    found = sample("vllm", prompts)
+    assert [answer._replace(halvings=0) for answer in found] == unbroken
+    assert {answer.halvings for answer in found} == {0, 1}
     assert "the batch is halved (CUDA out of memory.)" in capsys.readouterr().err
 
 
