@@ -55,7 +55,7 @@ def main() -> None:
         beside = _beside(root, rows, draw)
         tables = [root / f"{name}.csv" for name in ("summary", "comparisons", "budgets")]
         start = time.perf_counter()
-        report(*tables, *beside, _definitions(), {}, root / "report.html")
+        report(*tables, *beside, _definitions(), {"page": {}}, root / "report.html")
         seconds = time.perf_counter() - start
         size = (root / "report.html").stat().st_size / 1e6
         figures = len(list((root / "figures").glob("*.svg")))

@@ -8,8 +8,10 @@ A time is the best of several runs. A table for each question goes to standard o
 1. one solve, the Hessian's factor ready: ours, the published loop, and the loop's trailing updates alone
    (the products that add what a block of 128 columns costs to the columns after it);
 2. a sweep of five sparsities, 2:4 and W4A16 with groups of 128: ours factorizes twice (the columns in their
-   order, and by their activations), the published loops once for each;
-3. relative errors on the same inputs, ours beside the published.
+   order, and by their activations) and settles sparsities of small layers in one loop, the published loops do
+   all of it once for each;
+3. layers that share an input, in one loop and one after the other: ours;
+4. relative errors on the same inputs, ours beside the published.
 """
 
 import argparse
@@ -30,6 +32,11 @@ SHAPES = {
     "0.5B": [(896, 896), (128, 896), (4864, 896), (896, 4864)],
     "1.5B": [(1536, 1536), (256, 1536), (8960, 1536), (1536, 8960)],
     "7B": [(3584, 3584), (512, 3584), (18944, 3584), (3584, 18944)],
+}
+SHARING = {  # rows of the layers that read the same columns
+    "0.5B": {"q, k, v": ((896, 128, 128), 896), "gate, up": ((4864, 4864), 896)},
+    "1.5B": {"q, k, v": ((1536, 256, 256), 1536), "gate, up": ((8960, 8960), 1536)},
+    "7B": {"q, k, v": ((3584, 512, 512), 3584)},  # its gate and up are too large to gain by it
 }
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 W4A16 = grids.Grid("int", 4, 128)
@@ -145,7 +152,7 @@ def measure(rows: int, columns: int) -> dict:
     upper = published_factor(hessian)
     pruning = solvers.prepare(hessian, "sparsegpt")
     rounding = solvers.prepare(hessian, "gptq")
-    names = [*(f"unstructured {share}" for share in SPARSITIES), "2:4"]
+    unstructured = [f"unstructured {share}" for share in SPARSITIES]
 
     def quantized() -> torch.Tensor:
         found, _, _ = gptq.quantize(weight, rounding, W4A16, torch.bfloat16)
@@ -164,12 +171,13 @@ def measure(rows: int, columns: int) -> dict:
 
     def our_sweep() -> None:
         prepared = solvers.prepare(hessian, "sparsegpt")
-        for name in names:
-            solvers.prune(weight, prepared, name, "sparsegpt")
+        for batch in solvers.batches(dict.fromkeys(unstructured, weight.numel())):
+            solvers.prune_all([weight] * len(batch), prepared, batch, "sparsegpt")
+        solvers.prune(weight, prepared, "2:4", "sparsegpt")
         gptq.quantize(weight, solvers.prepare(hessian, "gptq"), W4A16, torch.bfloat16)
 
     def their_sweep() -> None:
-        for name in names:
+        for name in (*unstructured, "2:4"):
             published_sparsegpt(weight, published_factor(hessian), name)
         published_gptq(weight, published_factor(hessian))
 
@@ -197,6 +205,27 @@ def measure(rows: int, columns: int) -> dict:
         },
     }
     return found
+
+
+def measure_sharing(heights: tuple[int, ...], columns: int) -> dict:
+    """Seconds of layers that share an input, solved one after the other and in one loop."""
+    _, hessian = problem(1, columns)
+    weights = [problem(rows, columns)[0] for rows in heights]
+    pruning, rounding = (solvers.prepare(hessian, name) for name in ("sparsegpt", "gptq"))
+
+    def prune(group: list[torch.Tensor]) -> None:
+        solvers.prune_all(group, pruning, ["unstructured 0.5"] * len(group), "sparsegpt")
+
+    def round_all(group: list[torch.Tensor]) -> None:
+        gptq.quantize_all(group, rounding, W4A16, torch.bfloat16)
+
+    return {
+        name: {
+            "apart": seconds(lambda run=run: [run([weight]) for weight in weights]),
+            "together": seconds(lambda run=run: run(weights)),
+        }
+        for name, run in (("unstructured 0.5", prune), ("W4A16", round_all))
+    }
 
 
 def machine() -> str:
@@ -254,6 +283,16 @@ def tables(result: dict) -> str:
         )
         cells = (f"{error:.5f}" for kind in kinds for error in layer["error"][kind].values())
         errors.append([name, *cells])
+    shared = [
+        [
+            name,
+            kinds[kind],
+            *map(duration, took.values()),
+            f"{took['apart'] / took['together']:.1f} ×",
+        ]
+        for name, of_group in result["sharing"].items()
+        for kind, took in of_group.items()
+    ]
     return "\n\n".join(
         [
             f"{result['machine']}, {result['threads']} threads, torch {result['torch']}; matrix "
@@ -266,6 +305,8 @@ def tables(result: dict) -> str:
             ),
             "The factor, and a sweep with all its factors: five sparsities, 2:4, W4A16.",
             table(["layer", "our factor", "published", "our sweep", "published", "faster"], sweeps),
+            "Layers that share an input, one after the other and in one loop.",
+            table(["layers", "", "apart", "together", "faster"], shared),
             "Relative errors: ours, published.",
             table(
                 [
@@ -297,6 +338,11 @@ def main() -> None:
             for model in arguments.shapes.split(",")
             for shape in SHAPES[model]
         ],
+        "sharing": {
+            f"{model} {name}": measure_sharing(*group)
+            for model in arguments.shapes.split(",")
+            for name, group in SHARING[model].items()
+        },
     }
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(tables(result))

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -109,26 +110,20 @@ def by_evopress(
         for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
             combined = hessians.combine(terms, block)
             for group in of_block:
-                name = group["name"]
+                stored = {
+                    name: layers.read(located, name, group["columns"], model)
+                    for name in group["layers"]
+                }
                 try:
-                    hessian = combined.pop(name).to(device)
+                    hessian = combined.pop(group["name"]).to(device)
                     prepared = solvers.prepare(hessian, str(variant.solver), **options)
-                    for name in group["layers"]:
-                        stored = layers.read(located, name, group["columns"], model)
-                        weight = stored.to(device, torch.float32)
-                        solved = {
-                            str(level): solvers.prune(
-                                weight, prepared, _pattern(share), str(variant.solver), **options
-                            )
-                            .weight.to("cpu", stored.dtype)
-                            .contiguous()
-                            for level, share in levels.items()
-                        }
-                        sizes[name] = stored.numel()
-                        files[name] = Path(folder) / f"{name}.safetensors"
-                        save_file(solved, files[name])
+                    solved = _at_all_levels(stored, prepared, levels, variant, options)
                 except ValueError as problem:
-                    raise RacError(f"layer {name}: {problem}") from None
+                    raise RacError(f"layers {', '.join(stored)}: {problem}") from None
+                for name, of_layer in solved.items():
+                    sizes[name] = stored[name].numel()
+                    files[name] = Path(folder) / f"{name}.safetensors"
+                    save_file(of_layer, files[name])
 
         def solution(name: str, level: int) -> torch.Tensor:
             with safe_open(files[name], "pt") as stored:
@@ -144,6 +139,30 @@ def by_evopress(
         name: _pattern(levels[level]) for name, level in zip(sizes, found.assignment, strict=True)
     }
     return patterns, {"method": "evopress", "divergence": found.fitness}
+
+
+def _at_all_levels(
+    stored: Mapping[str, torch.Tensor],
+    prepared: Any,
+    levels: Mapping[int, Fraction],
+    variant: Variant,
+    options: dict[str, Any],
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights of layers that share an input at every level, as a file holds them: level → weight."""
+    found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in stored}
+    pairs = {(name, level): stored[name].numel() for name in stored for level in levels}
+    for batch in solvers.batches(pairs):
+        given = {name: stored[name].to(default_device(), torch.float32) for name, _ in batch}
+        pruned = solvers.prune_all(
+            [given[name] for name, _ in batch],
+            prepared,
+            [_pattern(levels[level]) for _, level in batch],
+            str(variant.solver),
+            **options,
+        )
+        for (name, level), one in zip(batch, pruned, strict=True):
+            found[name][str(level)] = one.weight.to("cpu", stored[name].dtype).contiguous()
+    return found
 
 
 def _pattern(share: Fraction) -> str:

@@ -17,7 +17,7 @@ from rac.compress_block import Changed
 from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import card, checkpoint, narrow, weights
-from rac.progress import shown
+from rac.progress import progress
 from rac.propagation import Arrived
 from rac.provenance import hashes, provenance, write_record
 from rac.variants import Quantize, Variant
@@ -127,7 +127,8 @@ def compress(
                     model, located, scoped, terms, variant, sequences, dtype, folder
                 )
             _copy(model, folder)
-            with shown("compress", len(_names(scoped)), "layers") as done:
+            with progress("compress", len(_names(scoped)), "layers") as done:
+                done(0)  # a block is a step
                 weights.rewrite(model, folder, solved())
             stored_config = narrow.narrowed(config, widths) if widths else config
             if widths:

@@ -22,6 +22,7 @@ TOGETHER, STEP_TOKENS, SHARE = (
     16384,
     0.9,
 )  # of vLLM 0.32: samples, tokens a step, GPU's memory
+SOLVED_TOGETHER = 2**25  # of rac.solvers: numbers of weights in one loop
 COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
 BLOCK_KERNELS = 40  # of a decoder block that decodes a token
 
@@ -189,12 +190,23 @@ def hessians(model: Shape, source: Source, trace: int, device: Device) -> Cost:
 
 
 def solve(solver: str, columns: int, rows: int) -> float:
-    """Bytes that compressing one layer takes at the peak, its weight and Hessian included."""
+    """Bytes that compressing weights takes at the peak, with them and the Hessian that they share."""
     of = SOLVERS[solver]
     item = 8 if columns <= of.double else 4
     preparing = (8 + of.prepares * item) * columns**2 + 4 * rows * columns
     solving = (4 + of.keeps * item) * columns**2 + of.weights * 4 * rows * columns
     return max(preparing, solving)
+
+
+def batches(heights: Iterable[int], columns: int) -> list[int]:
+    """Rows of each loop over weights [height, columns], as `rac.solvers.batches` puts them together."""
+    loops: list[int] = []
+    for rows in heights:
+        if loops and (loops[-1] + rows) * columns <= SOLVED_TOGETHER:
+            loops[-1] += rows
+        else:
+            loops.append(rows)
+    return loops
 
 
 def compress(
@@ -204,7 +216,7 @@ def compress(
     sources: Mapping[Source, int] | None = None,
     trace: int = 0,
 ) -> Cost:
-    """A checkpoint from stored Hessians, a layer at a time.
+    """A checkpoint from stored Hessians, the layers that share one together, as far as they are small.
 
     Args:
         sources: of the calibration → tokens of the longest sequence; for variants that run them again.
@@ -214,10 +226,11 @@ def compress(
     peak = flops = columns = 0.0
     times = LEVELS + 1 if trace else 1
     for group in model.groups:
-        peak = max(peak, *(solve(solver, group.columns, rows) for rows in group.layers))
+        loops = batches([rows for rows in group.layers for _ in range(times)], group.columns)
+        peak = max(peak, *(solve(solver, group.columns, rows) for rows in loops))
         flops += SOLVERS[solver].cubes * group.columns**3 * (2 if trace else 1)
         flops += SOLVERS[solver].squares * sum(group.layers) * group.columns**2 * times
-        columns += group.columns * len(group.layers) * times
+        columns += group.columns * len(loops)
     flops *= model.blocks
     seconds = flops / (device.float32_flops * device.compute_share)
     if solver in ("sparsegpt", "gptq"):

@@ -71,7 +71,7 @@ def solve(
     start, prepared, factor = time.perf_counter(), None, None
     asked, options = variant.quantize, {}
     jointly = asked is not None and asked.method == "joint"
-    name = next(iter(layers))
+    said = next(iter(layers))
     try:
         if variant.solver:
             options = {key: getattr(variant, key) for key in solvers.options_of(variant.solver)}
@@ -79,21 +79,30 @@ def solve(
         if asked and asked.method == "gptq":
             factor = solvers.prepare(hessian, "gptq", damping=variant.damping)
         for name, weight in layers.items():
-            solved = Solved(weight, None, None, {})
+            said = name
+            solvers.check_weight(weight)
+        for names in solvers.batches({name: weight.numel() for name, weight in layers.items()}):
+            said = ", ".join(names)
+            given, shapes = [layers[name] for name in names], [patterns.get(n, "") for n in names]
+            solved = [Solved(weight, None, None, {}) for weight in given]
             if variant.solver and not jointly:
-                pruned = solvers.prune(weight, prepared, patterns[name], variant.solver, **options)
-                solved = Solved(pruned.weight, pruned.mask, pruned.damping, {})
+                pruned = solvers.prune_all(given, prepared, shapes, variant.solver, **options)
+                solved = [Solved(*one, {}) for one in pruned]
             if asked:
-                pattern = patterns[name] if jointly else None
-                solved = _quantize(name, solved, factor, variant, asked, pattern, dtype)
+                solved = _quantize(
+                    names, solved, factor, variant, asked, shapes if jointly else None, dtype
+                )
             else:
-                solved = store(name, solved, dtype)
-            if not solved.weight.isfinite().all():
-                raise ValueError(f"the compressed weight does not fit in {dtype}")
-            yield name, solved, time.perf_counter() - start
+                solved = [store(*both, dtype) for both in zip(names, solved, strict=True)]
+            seconds = (time.perf_counter() - start) / sum(weight.numel() for weight in given)
+            for name, one in zip(names, solved, strict=True):
+                said = name
+                if not one.weight.isfinite().all():
+                    raise ValueError(f"the compressed weight does not fit in {dtype}")
+                yield name, one, seconds * one.weight.numel()
             start = time.perf_counter()
     except ValueError as problem:
-        raise RacError(f"layer {name}: {problem}") from None
+        raise RacError(f"layer {said}: {problem}") from None
 
 
 def store(name: str, solved: Solved, dtype: torch.dtype) -> Solved:
@@ -103,28 +112,40 @@ def store(name: str, solved: Solved, dtype: torch.dtype) -> Solved:
 
 
 def _quantize(
-    name: str,
-    solved: Solved,
+    names: list[str],
+    solved: list[Solved],
     factor: Any,
     variant: Variant,
     asked: Quantize,
-    pattern: str | None,
+    patterns: list[str] | None,
     dtype: torch.dtype,
-) -> Solved:
-    """A layer with its weights rounded, after pruning or (with a pattern) together with it."""
+) -> list[Solved]:
+    """Layers with their weights rounded, after pruning or (with patterns) together with it."""
     from rac.models import quantized
 
-    grid, mask, damping = quantized.grid(asked.scheme, asked.group), solved.mask, solved.damping
+    grid = quantized.grid(asked.scheme, asked.group)
     if asked.method == "rtn":
-        rounded = gptq.round_to_nearest(solved.weight, grid, dtype, mask)
+        found = [
+            gptq.Rounded(gptq.round_to_nearest(one.weight, grid, dtype, one.mask), *one[1:3])
+            for one in solved
+        ]
     else:
-        jointly_by = parse(pattern) if pattern else None
-        rounded, mask, damping = gptq.quantize(
-            solved.weight, factor, grid, dtype, mask=mask, pattern=jointly_by, block=variant.block
+        masks = [one.mask for one in solved if one.mask is not None]
+        found = gptq.quantize_all(
+            [one.weight for one in solved],
+            factor,
+            grid,
+            dtype,
+            masks=masks or None,
+            patterns=[parse(pattern) for pattern in patterns] if patterns else None,
+            block=variant.block,
         )
-    on_cpu = grids.Quantized(rounded.codes.cpu(), rounded.scales.cpu())
-    stored = quantized.tensors(name, on_cpu, asked.scheme)
-    return Solved(grids.dequantize(rounded, grid), mask, damping, stored)
+    result = []
+    for name, (rounded, mask, damping) in zip(names, found, strict=True):
+        on_cpu = grids.Quantized(rounded.codes.cpu(), rounded.scales.cpu())
+        stored = quantized.tensors(name, on_cpu, asked.scheme)
+        result.append(Solved(grids.dequantize(rounded, grid), mask, damping, stored))
+    return result
 
 
 def entry(

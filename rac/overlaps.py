@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from rac import hessians
-from rac.artifacts import read_json, write_text
+from rac.artifacts import read_json, sha256_file, write_text
 from rac.definitions import Calibration
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
+from rac.provenance import hashes, provenance, write_record
 
 SAMPLE = 2**20  # weights of a layer, at most, that are ranked
 COLUMNS = (
@@ -26,7 +27,7 @@ def write_overlaps(
     sources: dict[str, str],
     output: Path,
 ) -> None:
-    """Compare every two calibrations of a variant, layer by layer, and write a CSV file.
+    """Compare every two calibrations of a variant, layer by layer, and write a CSV file, with its record.
 
     A weight is kept if it is not zero. Its importance is Wanda's |w| ‖x‖, of the dense weight and the
     calibration's Hessian.
@@ -36,7 +37,7 @@ def write_overlaps(
         checkpoints_of: calibration → folder of its checkpoint; all of one variant.
         calibrations: calibration → its definition.
         sources: source → folder of its stored Hessians.
-        output: the file to write.
+        output: the file to write; its record is beside it, as .json.
 
     Raises:
         RacError: an input is missing, damaged or of another model.
@@ -72,6 +73,14 @@ def write_overlaps(
                     row = (*place, other, baseline, *(f"{value:.6g}" for value in values))
                     lines.append(",".join(map(str, row)))
     write_text(output, "\n".join(lines) + "\n")
+    made = provenance(
+        "overlaps",
+        model=identity,
+        calibrations=calibrations,
+        checkpoints={name: checkpoints.identity(Path(of)) for name, of in checkpoints_of.items()},
+        hessians={name: sha256_file(folder / "index.json") for name, folder in folders.items()},
+    )
+    write_record(output.with_suffix(".json"), hashes(output.parent, output.name) | made)
 
 
 def jaccard(a: torch.Tensor, b: torch.Tensor) -> float:

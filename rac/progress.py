@@ -1,7 +1,7 @@
 """Progress of a long stage: a bar on a terminal, plain lines with tokens/s and time left elsewhere.
 
 A stage that makes none any more, as when a GPU or a worker hangs, is ended: the workflow starts it again, and
-it goes on after its last stored part.
+it goes on after its last stored part, if it stores any.
 """
 
 import contextlib
@@ -20,17 +20,22 @@ TIMES = 20  # as many times the longest silence so far are granted
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of tokens done since its last call; 0 is a sign of life.
+def progress(label: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with how much was done since its last call; 0 is a sign of life.
 
-    From its first call on, the process is ended when it is not called for 15 minutes and for twenty times as
+    From its second call on, the process is ended when it is not called for 15 minutes and for twenty times as
     long as it ever was not: how long a step takes is known by then, whatever the model and the machine.
-    """
-    with _watched(label) as alive, shown(label, total) as show:
 
-        def update(tokens: int) -> None:
+    Args:
+        label: of the stage.
+        total: how much is to be done, at most.
+        unit: what is counted.
+    """
+    with _watched(label) as alive, _shown(label, total, unit) as show:
+
+        def update(done: int) -> None:
             alive()
-            show(tokens)
+            show(done)
 
         yield update
 
@@ -50,12 +55,12 @@ def _watched(label: str) -> Iterator[Callable[[], None]]:
 
     def watch() -> None:
         while not over.wait(min(PATIENCE / 10, 10.0)):
-            silence = 0.0 if last is None else time.monotonic() - last
+            silence = time.monotonic() - last if last is not None and longest else 0.0
             if silence > max(PATIENCE, TIMES * longest):
                 faulthandler.dump_traceback(all_threads=True)
                 print(
                     f"rac: error: {label}: no progress for {silence:,.0f} s, where the longest step took "
-                    f"{longest:,.0f} s: ended; the same command goes on after the last stored part",
+                    f"{longest:,.0f} s: ended; called again it goes on after its last stored part, if any",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -69,13 +74,8 @@ def _watched(label: str) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def shown(label: str, total: int, unit: str = "tokens") -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with how much is done since its last call; nothing is ended.
-
-    Args:
-        label: of the stage; total: how much is to be done, at most.
-        unit: what is counted.
-    """
+def _shown(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with how much is done since its last call, which shows it."""
     if sys.stderr.isatty():
         with tqdm(total=total, desc=label, unit=f" {unit}", unit_scale=True) as bar:
             yield lambda tokens: bar.update(tokens) and None

@@ -47,9 +47,9 @@ def provenance(stage: str, **inputs: Any) -> dict:
 
 
 def hashes(folder: Path, *names: str) -> dict[str, dict[str, str]]:
-    """SHA-256 of files of a folder, of all of them if none is named, as records hold them."""
+    """SHA-256 of files below a folder, of all in it if none is named, as records hold them."""
     files = [folder / name for name in names] or sorted(f for f in folder.iterdir() if f.is_file())
-    return {"sha256": {file.name: sha256_file(file) for file in files}}
+    return {"sha256": {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}}
 
 
 def write_record(path: Path, record: dict) -> None:

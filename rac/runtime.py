@@ -10,6 +10,7 @@ from rac.definitions import Sampling, Workload
 from rac.engines.transformers import generate, load
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
+from rac.progress import progress
 from rac.provenance import provenance, write_record
 
 
@@ -79,9 +80,11 @@ def _seconds(model, batch: int, workload: Workload) -> float:
     generator = torch.Generator().manual_seed(0)
     shape = (batch, workload.prompt_tokens)
     prompts = torch.randint(model.config.vocab_size, shape, generator=generator).tolist()
-    start = time.perf_counter()
-    generate(model, [], prompts, list(range(batch)), Sampling(), workload.new_tokens)
-    return time.perf_counter() - start
+    seeds, new = list(range(batch)), workload.new_tokens
+    with progress(f"runtime, {batch} samples at once", batch * new) as update:
+        start = time.perf_counter()
+        generate(model, [], prompts, seeds, Sampling(), new, update)
+        return time.perf_counter() - start
 
 
 def _peak_memory(folder: Path, dtype: str, batch: int, workload: Workload) -> int | None:

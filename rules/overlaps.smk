@@ -4,7 +4,8 @@ rule overlaps:
         checkpoints=ask("overlap_checkpoints"),
         hessians=ask("overlap_hessians"),
     output:
-        "results/{model}/overlaps/{variant}.csv",
+        table="results/{model}/overlaps/{variant}.csv",
+        record="results/{model}/overlaps/{variant}.json",
     log:
         "logs/{model}/overlaps/{variant}.log",
     benchmark:
@@ -17,4 +18,4 @@ rule overlaps:
         code=stage("overlaps"),
     shell:
         "python -m rac overlaps --spec {params.spec:q} --model {input.model:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --output {output.table:q} > {log:q} 2>&1"

@@ -16,6 +16,7 @@ rule report:
             caption="../docs/captions/figures.rst",
             category="Figures",
         ),
+        record="results/report.json",
     log:
         "logs/report.log",
     benchmark:

@@ -18,6 +18,7 @@ rule summary:
             category="Tables",
         ),
         table="results/summary.txt",
+        record="results/summary.json",
     log:
         "logs/summary.log",
     benchmark:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from rac import costs
+from rac import costs, solvers
 from rac.costs import H100
 from rac.definitions import Source, Workload
 from rac.errors import RacError
@@ -32,6 +34,14 @@ def test_constants_are_those_of_the_stages():
     assert blocks.BATCH_TOKENS["cuda"] == costs.BATCH_TOKENS
     assert diagnostics.LOGITS == costs.LOGITS
     assert transformers.GROWTH == costs.GROWTH
+    assert solvers.TOGETHER == costs.SOLVED_TOGETHER
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_layers_share_a_loop_as_the_solvers_put_them(heights):
+    sizes = {i: rows * 2**22 for i, rows in enumerate(heights)}
+    loops = [sum(heights[i] for i in batch) for batch in solvers.batches(sizes)]
+    assert costs.batches(heights, 2**22) == loops
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -172,6 +182,27 @@ def job(rows, columns):
 growth(job, (64, 128), ({rows}, {columns}))
 """)
     _check(costs.solve(solver, columns, rows), measured)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant", [{"solver": "sparsegpt", "sparsity": [0.5]}, {"quantize": {"scheme": "w8a8"}}]
+)
+def test_peak_of_layers_that_share_a_loop(variant):
+    measured = _growth(f"""
+from rac import layers
+from rac.variants import Variant
+def job(rows, columns):
+    x = torch.randn(columns + 64, columns)
+    hessian = x.T @ x
+    del x
+    weights = {{name: torch.randn(rows, columns) for name in ("gate", "up")}}
+    variant, patterns = Variant(**{variant!r}), dict.fromkeys(weights, "unstructured 0.5")
+    for name, solved, _ in layers.solve(weights, hessian, variant, patterns, torch.bfloat16):
+        layers.entry(name, weights[name], solved, hessian, variant, "unstructured 0.5")
+growth(job, (64, 128), (2048, 768))
+""")
+    _check(costs.solve(variant.get("solver", "gptq"), 768, 4096), measured)
 
 
 @pytest.mark.slow

@@ -20,6 +20,11 @@ def project(tmp_path, tiny_model, tiny_hessians, write_sequences):
     write_jsonl(traces / "traces.jsonl.zst", [{"id": "a", "token_ids": [1, 2]}])
     write_record(traces / "info.json", {"traces": 1} | hashes(traces, "traces.jsonl.zst"))
     write_jsonl(results / "requests/e/requests.jsonl.zst", [{"id": "a"}])
+    (tmp_path / "results/figures").mkdir()
+    for name in ("summary.csv", "figures/a.svg"):
+        (tmp_path / "results" / name).write_text("model,accuracy\nm,50.0\n")
+    tables = hashes(tmp_path / "results", "summary.csv", "figures/a.svg")
+    write_record(tmp_path / "results/summary.json", tables)
     (traces / "work").mkdir()
     (traces / "work/part-00000.jsonl.zst").write_bytes(b"half of")
     return tmp_path
@@ -42,6 +47,8 @@ def test_a_sound_folder_has_nothing_wrong(project):
         "results/tiny/sources/text/sequences.safetensors",
         "results/tiny/traces/t/traces.jsonl.zst",
         "results/tiny/requests/e/requests.jsonl.zst",
+        "results/summary.csv",
+        "results/figures/a.svg",
     ],
 )
 def test_a_flipped_byte_is_named(project, name):

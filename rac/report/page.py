@@ -13,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from rac.artifacts import atomic_folder, read_json, write_text
+from rac.provenance import hashes, write_record
 from rac.report import (
     answers,
     drawing,
@@ -49,6 +50,8 @@ def report(
 ) -> None:
     """Write the page, and `figures/` beside it: each figure as SVG and PDF with its data as CSV.
 
+    report.json is their record: what made them, and their hashes.
+
     A file that does not exist is listed on the page as missing; what it would show is left out.
 
     Args:
@@ -63,7 +66,7 @@ def report(
         sources: dicts of "model", "source" and "index", the path of its Hessians' index.json.
         overlaps: dicts of "model", "variant" and "path" of a CSV of `rac.overlaps`.
         config: the definitions that the run hangs on, as JSON.
-        provenance: what made the page, shown as it is: nested dicts of values.
+        provenance: what made the page, shown as it is: nested dicts of values; "page" for its record.
         output: report.html.
         stages: of `times.stage_times`.
         lacking: of `preview.lacking`: cells that failed or were not computed yet.
@@ -142,6 +145,9 @@ def report(
         for one in finished:
             drawing.save(one, folder)
     write_text(output, page)
+    files = sorted(figure.name for figure in (output.parent / "figures").iterdir())
+    shown = hashes(output.parent, output.name, *(f"figures/{name}" for name in files))
+    write_record(output.with_suffix(".json"), shown | {"provenance": provenance["page"]})
 
 
 def _eval(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rac.artifacts import read_json, read_jsonl, write_text
+from rac.artifacts import read_json, read_jsonl, sha256_file, write_text
 from rac.errors import RacError
 from rac.evaluate.statistics import (
     Difference,
@@ -24,6 +24,7 @@ from rac.evaluate.statistics import (
     paired_difference,
     share_interval,
 )
+from rac.provenance import hashes, provenance, write_record
 from rac.report.paper import Cell, printed
 
 METRICS = (
@@ -129,6 +130,8 @@ COMPARED = (
     *("model", "variant", "eval", "calibration", "baseline", *Difference._fields),
     *("p_value", "p_holm", "detectable"),
 )
+# Of a cell: paths of what its rows are made from.
+FILES = ("model_json", "compression", "generation", "scores", "metrics", "diagnostics", "runtime")
 EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
@@ -141,6 +144,8 @@ def summarize(
     cells: list[dict], run: str, config_sha256: str, code_version: str, output: Path
 ) -> None:
     """Write the run's table, `output`, and beside it comparisons.csv, budgets.csv and the table as text.
+
+    summary.json is their record: what they were made from, and their hashes.
 
     Args:
         cells: a dict a row, of `rac.matrix.summary_cells`: names, and paths (None: not asked for).
@@ -163,6 +168,17 @@ def summarize(
     write_text(output.with_name("comparisons.csv"), _csv(COMPARED, _comparisons(cells, scores)))
     write_text(output.with_name("budgets.csv"), _csv(BUDGETS, _budgets(cells)))
     write_text(output.with_suffix(".txt"), table(output))
+    read = dict.fromkeys(cell[key] for cell in cells for key in FILES if cell[key])
+    inputs = {path: sha256_file(Path(path)) for path in read}
+    of_tables = hashes(
+        output.parent,
+        output.name,
+        "comparisons.csv",
+        "budgets.csv",
+        output.with_suffix(".txt").name,
+    )
+    made = provenance("summary", **made_by, files=inputs)
+    write_record(output.with_suffix(".json"), of_tables | made)
 
 
 def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:

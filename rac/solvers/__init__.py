@@ -3,16 +3,19 @@
 import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from rac.solvers.patterns import Pattern, Pruned, parse
 
 NEEDS_HESSIAN = {"magnitude": False, "wanda": True, "sparsegpt": True, "alps": True}
+TOGETHER = 2**25  # numbers of weights that are solved in one loop: larger ones gain nothing by it
 ASYMMETRY = 1e-3  # much more than any order of summation makes in float32
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Solution(NamedTuple):
@@ -85,14 +88,54 @@ def prune(weight: torch.Tensor, prepared: Any, pattern: str, solver: str, **opti
     Raises:
         ValueError, TypeError: as `solve`.
     """
-    module, parsed = _module(solver), _parsed(pattern, weight)
+    return prune_all([weight], prepared, [pattern], solver, **options)[0]
+
+
+def prune_all(
+    weights: Sequence[torch.Tensor],
+    prepared: Any,
+    patterns: Sequence[str],
+    solver: str,
+    **options: Any,
+) -> list[Pruned]:
+    """`prune` of several weights of an input, in one loop over its columns where the solver has one.
+
+    Args:
+        weights: [out, in] each, of one dtype; the same one may occur several times.
+        prepared, solver, options: as `prune`.
+        patterns: for each weight, all unstructured or all with groups of one size.
+
+    Raises:
+        ValueError, TypeError: as `solve`.
+    """
+    module = _module(solver)
+    parsed = [_parsed(*both) for both in zip(patterns, weights, strict=True)]
     if prepared is None and NEEDS_HESSIAN[solver]:
         raise ValueError(f"solver '{solver}' needs a Hessian")
-    if prepared is not None:
+    for weight in weights if prepared is not None else ():
         check_columns(weight, prepared)
-    pruned = module.prune(weight, prepared, parsed, **_own(options, module.prune, solver))
-    _check_numbers("compressed weight", pruned.weight)
-    return pruned
+    options = _own(options, module.prune, solver)
+    if solver == "sparsegpt":
+        found = module.prune_all(weights, prepared, parsed, **options)
+    else:
+        pairs = zip(weights, parsed, strict=True)
+        found = [module.prune(weight, prepared, one, **options) for weight, one in pairs]
+    for pruned in found:
+        _check_numbers("compressed weight", pruned.weight)
+    return found
+
+
+def batches(sizes: Mapping[K, int]) -> list[list[K]]:
+    """Names of weights in an order, those that follow each other put together up to `TOGETHER` numbers."""
+    found: list[list[K]] = []
+    held = TOGETHER
+    for name, size in sizes.items():
+        if held + size > TOGETHER:
+            found.append([])
+            held = 0
+        found[-1].append(name)
+        held += size
+    return found
 
 
 def options_of(solver: str) -> list[str]:

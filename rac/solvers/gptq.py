@@ -1,12 +1,23 @@
 """GPTQ: round column by column, the columns to the right making up (arXiv 2210.17323)."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
 from rac.solvers import check_columns, check_weight, grids, sparsegpt
 from rac.solvers.columns import Begin, sweep, transposed
 from rac.solvers.factor import Factor, factorize
 from rac.solvers.grids import Grid, Quantized
-from rac.solvers.patterns import Pattern
+from rac.solvers.patterns import Pattern, apart, stacked
+
+
+class Rounded(NamedTuple):
+    """A quantized weight."""
+
+    quantized: Quantized
+    mask: torch.Tensor | None  # boolean [out, in], that given or found; None if nothing is pruned
+    damping: float | None  # the share of the mean diagonal that was used
 
 
 def prepare(hessian: torch.Tensor, *, damping: float = 0.01) -> Factor:
@@ -31,7 +42,7 @@ def quantize(
     mask: torch.Tensor | None = None,
     pattern: Pattern | None = None,
     block: int = 128,
-) -> tuple[Quantized, torch.Tensor | None, float]:
+) -> Rounded:
     """Quantize by algorithm 1 of the paper, with the scales of `rac.solvers.grids.scales_of`.
 
     Scales are found before the loop, a column's importance being the squared pivot R_jj² that weights its
@@ -51,35 +62,64 @@ def quantize(
         pattern: what to keep; not with a mask.
         block: as in `rac.solvers.sparsegpt.prune`, for a pattern.
 
-    Returns:
-        Codes and scales; the mask given or found, or None; the damping used.
-
     Raises:
         ValueError: groups do not divide the columns, a scale does not fit in its dtype, the weight is not
             finite, or arguments do not go together.
     """
-    check_weight(weight)
-    check_columns(weight, factor)
-    if mask is not None and (mask.shape != weight.shape or mask.dtype != torch.bool):
-        raise ValueError(f"the mask must be boolean {list(weight.shape)}, as the weight")
-    if mask is not None and pattern is not None:
+    masks = None if mask is None else [mask]
+    patterns = None if pattern is None else [pattern]
+    (rounded,) = quantize_all(
+        [weight], factor, grid, scale_dtype, masks=masks, patterns=patterns, block=block
+    )
+    return rounded
+
+
+def quantize_all(
+    weights: Sequence[torch.Tensor],
+    factor: Factor,
+    grid: Grid,
+    scale_dtype: torch.dtype,
+    *,
+    masks: Sequence[torch.Tensor] | None = None,
+    patterns: Sequence[Pattern] | None = None,
+    block: int = 128,
+) -> list[Rounded]:
+    """`quantize` of several weights of an input at once: they are only more rows of the loop.
+
+    Args:
+        weights: [out, in] each, of one dtype.
+        factor, grid, scale_dtype, block: of `quantize`.
+        masks, patterns: one for each weight, or None; patterns all have groups of one size.
+
+    Raises:
+        ValueError: as `quantize`.
+    """
+    for i, weight in enumerate(weights):
+        check_weight(weight)
+        check_columns(weight, factor)
+        if masks is not None and (masks[i].shape != weight.shape or masks[i].dtype != torch.bool):
+            raise ValueError(f"the mask must be boolean {list(weight.shape)}, as the weight")
+    if masks is not None and patterns is not None:
         raise ValueError("give a mask or a pattern, not both")
-    if pattern is not None and factor.order is not None:
+    if patterns is not None and factor.order is not None:
         raise ValueError("a pattern needs columns in their order: prepare by rac.solvers.sparsegpt")
-    dense = shape = factor.alive(weight)
-    order = torch.arange(weight.shape[1]) if factor.order is None else factor.order
+    heights = [len(weight) for weight in weights]
+    dense = shape = factor.alive(stacked(weights))
+    order = torch.arange(dense.shape[1]) if factor.order is None else factor.order
     begin: dict[int, Begin] = {}
-    drop = None
-    if mask is not None:
+    drop = mask = None
+    if masks is not None:
+        mask = stacked(masks)
         shape = dense.masked_fill(~mask, 0)
-        drop = transposed(~mask)[order].to(weight.dtype)
-    if pattern is not None:
-        shape = sparsegpt.prune(dense, factor, pattern, block=block).weight
-        begin, drop, kept = sparsegpt.masking(weight, factor, pattern, block)
+        drop = transposed(~mask)[order].to(dense.dtype)
+    if patterns is not None:
+        alone = sparsegpt.prune_all(dense.split(heights), factor, patterns, block=block)
+        shape = stacked([pruned.weight for pruned in alone])
+        begin, drop, kept = sparsegpt.masking(dense, heights, factor, patterns, block)
     scales = grids.scales_of(shape, grid, scale_dtype, (factor.pivots**2)[order.argsort()])
 
-    codes = torch.empty(weight.shape[::-1], dtype=grids.dtype_of_codes(grid), device=weight.device)
-    exact = scales.T.to(weight.dtype).contiguous()
+    codes = torch.empty(dense.shape[::-1], dtype=grids.dtype_of_codes(grid), device=dense.device)
+    exact = scales.T.to(dense.dtype).contiguous()
     numbers = order.tolist()
 
     def settle(j: int, column: torch.Tensor, error: torch.Tensor) -> None:
@@ -91,11 +131,13 @@ def quantize(
         codes[numbers[j]] = column
         error.sub_(column.mul_(scale))
 
-    for _ in sweep(transposed(dense)[order], factor.spread.to(weight.dtype), settle, begin):
+    for _ in sweep(transposed(dense)[order], factor.spread.to(dense.dtype), settle, begin):
         pass
-    if pattern is not None:
+    if patterns is not None:
         mask = kept.T.contiguous()
-    return Quantized(codes.T.contiguous(), scales), mask, factor.damping
+    of_each = [None] * len(weights) if mask is None else apart(mask, heights)
+    found = zip(apart(codes.T.contiguous(), heights), apart(scales, heights), of_each, strict=True)
+    return [Rounded(Quantized(*both), one, factor.damping) for *both, one in found]
 
 
 def round_to_nearest(

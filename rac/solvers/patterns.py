@@ -1,6 +1,7 @@
 """Patterns of zeros: what their names mean, and which entries a pattern keeps, counted exactly."""
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -79,6 +80,16 @@ def order_statistic(scores: torch.Tensor, count: int) -> torch.Tensor:
         if 0 < missing <= len(between):
             return between.kthvalue(missing).values.expand(*scores.shape[:-1], 1)
     return scores.kthvalue(count, dim=-1, keepdim=True).values
+
+
+def stacked(matrices: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """Matrices below (or, by `dim` 1, beside) each other; a single one is not copied."""
+    return torch.cat(list(matrices), dim) if len(matrices) > 1 else matrices[0]
+
+
+def apart(matrix: torch.Tensor, heights: Sequence[int]) -> list[torch.Tensor]:
+    """What `stacked` put below each other: copies, so that none holds the memory of all."""
+    return [part.clone() for part in matrix.split(heights)] if len(heights) > 1 else [matrix]
 
 
 def _count(mask: torch.Tensor) -> torch.Tensor:

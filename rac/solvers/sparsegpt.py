@@ -1,10 +1,12 @@
 """SparseGPT: prune column by column, the columns to the right making up (arXiv 2301.00774)."""
 
+from collections.abc import Sequence
+
 import torch
 
 from rac.solvers.columns import Begin, sweep, transposed
 from rac.solvers.factor import Factor, factorize
-from rac.solvers.patterns import Pattern, Pruned, smallest, smallest_of_few
+from rac.solvers.patterns import Pattern, Pruned, apart, smallest, smallest_of_few, stacked
 
 
 def prepare(hessian: torch.Tensor, *, damping: float = 0.01) -> Factor:
@@ -28,7 +30,30 @@ def prune(weight: torch.Tensor, factor: Factor, pattern: Pattern, *, block: int 
     Raises:
         ValueError: `block` is not positive.
     """
-    begin, drop, kept = masking(weight, factor, pattern, block)
+    return prune_all([weight], factor, [pattern], block=block)[0]
+
+
+def prune_all(
+    weights: Sequence[torch.Tensor],
+    factor: Factor,
+    patterns: Sequence[Pattern],
+    *,
+    block: int = 128,
+) -> list[Pruned]:
+    """`prune` of several weights of an input at once: they are only more rows of the loop.
+
+    Each weight's mask is chosen over its own rows.
+
+    Args:
+        weights: [out, in] each, of one dtype; the same one may occur several times.
+        factor, block: of `prune`.
+        patterns: for each weight, all unstructured or with groups of one size.
+
+    Raises:
+        ValueError: `block` is not positive, or groups differ in size.
+    """
+    heights, weight = [len(one) for one in weights], stacked(weights)
+    begin, drop, kept = masking(weight, heights, factor, patterns, block)
 
     def settle(j: int, column: torch.Tensor, error: torch.Tensor) -> None:
         torch.mul(column, drop[j % len(drop)], out=error)
@@ -38,16 +63,23 @@ def prune(weight: torch.Tensor, factor: Factor, pattern: Pattern, *, block: int 
     columns = transposed(factor.alive(weight))
     for here, settled in sweep(columns, factor.spread.to(weight.dtype), settle, begin):
         solved[:, here] = settled.T
-    return Pruned(solved, kept.T.contiguous(), factor.damping)
+    both = zip(apart(solved, heights), apart(kept.T.contiguous(), heights), strict=True)
+    return [Pruned(*one, factor.damping) for one in both]
 
 
 def masking(
-    weight: torch.Tensor, factor: Factor, pattern: Pattern, block: int
+    weight: torch.Tensor,
+    heights: Sequence[int],
+    factor: Factor,
+    patterns: Sequence[Pattern],
+    block: int,
 ) -> tuple[dict[int, Begin], torch.Tensor, torch.Tensor]:
-    """What chooses a mask as `rac.solvers.columns.sweep` goes along.
+    """What chooses masks as `rac.solvers.columns.sweep` goes along.
 
     Args:
-        weight, factor, pattern, block: of `prune`.
+        weight: [out, in], of one or several layers.
+        heights: rows of each layer, which a mask is chosen over.
+        factor, patterns, block: of `prune_all`.
 
     Returns:
         `begin` of the loop, which fills the other two: 1 where the latest columns are to be pruned and else 0
@@ -55,13 +87,21 @@ def masking(
     """
     if block < 1:
         raise ValueError(f"block must be positive: {block}")
+    groups = {pattern.group for pattern in patterns}
+    if len(groups) != 1:
+        raise ValueError(
+            f"patterns with groups of {sorted(groups)} columns go in loops of their own"
+        )
+    group = groups.pop()
     pivots = factor.pivots.to(weight.dtype)[:, None]
-    width = pattern.group if pattern.group > 1 else min(block, len(pivots))
+    width = group if group > 1 else min(block, len(pivots))
     drop = weight.new_empty(width, len(weight))
     kept = torch.empty(weight.shape[::-1], dtype=torch.bool, device=weight.device)
 
     def choose(here: slice, columns: torch.Tensor) -> None:
-        pruned = dropped(columns * pivots[here], pattern)
+        scaled = (columns * pivots[here]).split(list(heights), dim=1)
+        chosen = [dropped(*both) for both in zip(scaled, patterns, strict=True)]
+        pruned = stacked(chosen, dim=1)
         drop[: len(columns)] = pruned
         torch.logical_not(pruned, out=kept[here])
 

@@ -184,7 +184,15 @@ def write_page(run, root, provenance=None, output=None, **more) -> Path:
     summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
     others = (run[key] for key in ("diagnostics", "generations", "sources", "overlaps"))
     output = output or root / "results/report.html"
-    report(summary, *beside, *others, more.pop("config", {}), provenance or {}, output, **more)
+    report(
+        summary,
+        *beside,
+        *others,
+        more.pop("config", {}),
+        provenance or {"page": {}},
+        output,
+        **more,
+    )
     return output
 
 

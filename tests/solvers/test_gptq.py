@@ -124,6 +124,43 @@ def test_joint_against_the_published_loop(problem, grid, pattern, block):
     assert not found.codes.float()[~mask].any()
 
 
+@settings(max_examples=60)
+@given(
+    problems(multiple=4),
+    st.lists(st.integers(1, 5), max_size=3),
+    st.sampled_from((Grid("int", 4, 4), W8, FP8)),
+    st.sampled_from(("alone", "masks", "patterns")),
+)
+def test_several_weights_in_one_loop_against_the_published_one(problem, heights, grid, kind):
+    weight, hessian = problem
+    generator, count = torch.Generator().manual_seed(0), weight.shape[1]
+    weights = [
+        torch.randn(rows, count, generator=generator, dtype=torch.float64) for rows in heights
+    ]
+    weights.append(weight)
+    names = ["2:4", "1:4", "3:4", "2:4"][: len(weights)]
+    pruned = [rac.solve(one, hessian, name) for one, name in zip(weights, names, strict=True)]
+    factor = prepare(hessian, "sparsegpt" if kind == "patterns" else "gptq")
+    asked: list[dict] = [{} for _ in weights]
+    given_weights, arguments = weights, {}
+    if kind == "masks":
+        given_weights = [one.weight for one in pruned]
+        arguments = {"masks": [one.mask for one in pruned]}
+        asked = [{"mask": one.mask} for one in pruned]
+    if kind == "patterns":
+        arguments = {"patterns": [parse(name) for name in names]}
+        asked = [
+            {"shape": one.weight, "pattern": parse(name), "block": 128}
+            for one, name in zip(pruned, names, strict=True)
+        ]
+    found = gptq.quantize_all(given_weights, factor, grid, torch.bfloat16, **arguments)
+    for one, dense, how in zip(found, given_weights, asked, strict=True):
+        expected, kept = oracle(dense, hessian, grid, **how)
+        numbers = grids.dequantize(one.quantized, grid)
+        torch.testing.assert_close(numbers, expected.float(), rtol=1e-6, atol=0)
+        assert one.mask is None if kind == "alone" else torch.equal(one.mask, how.get("mask", kept))
+
+
 def correlated(tokens=512, rows=48, count=64, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, count, generator=generator)

@@ -207,6 +207,28 @@ def test_a_hessian_is_prepared_once_for_all_patterns_and_layers(solver):
         assert shared.damping == options.get("damping")
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_several_weights_are_solved_as_each_alone(solver):
+    weight, hessian = correlated()
+    other, _ = correlated(seed=1)
+    names = ["unstructured 0.5", "unstructured 0.7", "unstructured 0.25"]
+    prepared = solvers.prepare(hessian if solver != "magnitude" else None, solver)
+    given_weights = [weight, other[:5], weight]
+    together = solvers.prune_all(given_weights, prepared, names, solver)
+    for one, dense, pattern in zip(together, given_weights, names, strict=True):
+        alone = rac.solve(dense, hessian, pattern, solver)
+        assert torch.equal(one.mask, alone.mask)
+        torch.testing.assert_close(one.weight, alone.weight, rtol=1e-4, atol=1e-5)
+        assert one.weight.untyped_storage().nbytes() == one.weight.nbytes  # none holds all
+
+
+def test_batches_keep_the_order_and_are_no_larger_than_together(monkeypatch):
+    monkeypatch.setattr(solvers, "TOGETHER", 10)
+    sizes = {"q": 4, "k": 2, "v": 2, "o": 3, "gate": 20, "up": 1}
+    assert solvers.batches(sizes) == [["q", "k", "v"], ["o"], ["gate"], ["up"]]
+    assert solvers.batches({}) == []
+
+
 def test_rounding_does_not_make_a_hessian_asymmetric():
     weight, hessian = correlated()
     noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) * 1e-6

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rac
+from rac import solvers
 
 
 def oracle(weight, hessian, pattern, damping=0.01, block=128):
@@ -64,6 +65,39 @@ def test_unstructured_against_the_oracle(data, columns, share, block):
     expected, mask = oracle(weight, hessian, pattern, block=block)
     assert torch.equal(solution.mask, mask)
     torch.testing.assert_close(solution.weight, expected, rtol=1e-7, atol=1e-8)
+
+
+@settings(max_examples=40)
+@given(
+    st.data(),
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from((0, 1, 2))), min_size=1, max_size=5),
+    st.sampled_from((("1:4", "2:4", "3:4"), tuple(f"unstructured {s}" for s in (0.2, 0.5, 0.8)))),
+    st.integers(1, 25),
+)
+def test_several_weights_and_patterns_in_one_loop_against_the_oracle(
+    data, groups, asked, patterns, block
+):
+    weight, hessian = data.draw(problems(4 * groups))
+    generator = torch.Generator().manual_seed(0)
+    given_weights = [
+        torch.randn(rows, 4 * groups, generator=generator, dtype=torch.float64) for rows, _ in asked
+    ]
+    given_weights[-1] = weight
+    names = [patterns[which] for _, which in asked]
+    factor = solvers.prepare(hessian, "sparsegpt")
+    solved = solvers.prune_all(given_weights, factor, names, "sparsegpt", block=block)
+    assert len(solved) == len(asked)
+    for one, dense, pattern in zip(solved, given_weights, names, strict=True):
+        expected, mask = oracle(dense, hessian, pattern, block=block)
+        assert torch.equal(one.mask, mask) and one.damping == 0.01
+        torch.testing.assert_close(one.weight, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_patterns_of_other_groups_need_a_loop_of_their_own():
+    weights, factor = [torch.ones(3, 8)] * 2, solvers.prepare(torch.eye(8), "sparsegpt")
+    with pytest.raises(ValueError, match=r"groups of \[1, 4\] columns go in loops of their own"):
+        solvers.prune_all(weights, factor, ["unstructured 0.5", "2:4"], "sparsegpt")
 
 
 @settings(max_examples=40)

@@ -169,10 +169,16 @@ if "score" in sys.orig_argv and "none/dense" in " ".join(sys.orig_argv):
 
 
 def cut(values: dict) -> None:
-    """The cells on a GPU, answers by two jobs a cell, and nothing held out."""
+    """The cells on a GPU, answers by two jobs a cell, one cell timed, and nothing held out."""
     values["models"]["tiny"]["device"] = "gpu"
     values["evals"]["words"]["shards"] = 2
-    del values["runs"]["small"]["heldout"]
+    quick = {"batches": [1], "prompt_tokens": 4, "new_tokens": 4, "repeats": 1}
+    values["workloads"]["quick"] = quick
+    run = values["runs"]["small"]
+    del run["heldout"]
+    run["workload"] = "quick"
+    timed = {"models": ["tiny"], "calibrations": ["rac"], "variants": ["sparsegpt"]}
+    run["cells"].append(timed | {"runtime": True})
 
 
 def longer(values: dict) -> None:
@@ -233,6 +239,7 @@ def test_a_run_goes_through_a_cluster_that_cancels_and_kills_its_jobs(cluster, f
     on_gpu = sorted((job for job in jobs if job.gpu), key=lambda job: job.start)
     rules = [re.match("rule_([a-z]+(_shard)?)", job.comment)[1] for job in on_gpu]
     wanted = {"traces": 2, "hessians": 1, "compress": 2, "generate_shard": 6, "generate": 3}
+    wanted["runtime"] = 1
     assert Counter(rules) == wanted
     pairs = list(zip(on_gpu, on_gpu[1:], strict=False))
     assert all(first.end <= second.start for first, second in pairs)
