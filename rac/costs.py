@@ -24,6 +24,7 @@ TOGETHER, STEP_TOKENS, SHARE = (
 )  # of vLLM 0.32: samples, tokens a step, GPU's memory
 SOLVED_TOGETHER = 2**25  # of rac.solvers: numbers of weights in one loop
 COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
+SLICE_KERNELS = 25  # of a slice of 128 columns that rac.solvers.kernel settles at once
 BLOCK_KERNELS = 40  # of a decoder block that decodes a token
 
 
@@ -234,7 +235,11 @@ def compress(
     flops *= model.blocks
     seconds = flops / (device.float32_flops * device.compute_share)
     if solver in ("sparsegpt", "gptq"):
-        seconds += model.blocks * columns * COLUMN_KERNELS * device.launch
+        by_slice = variant.pattern == "unstructured" and (
+            variant.quantize is None or variant.quantize.scheme != "fp8"
+        )
+        kernels = SLICE_KERNELS / 128 if by_slice else COLUMN_KERNELS
+        seconds += model.blocks * columns * kernels * device.launch
     largest = max(group.columns for group in model.groups)
     squares = sum(group.columns**2 for group in model.groups)
     host = HOST + 4 * squares + 4 * largest**2 + model.vocabulary * model.hidden * model.item

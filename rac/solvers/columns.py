@@ -13,12 +13,17 @@ weights w⁰, and b the first column that is not settled,
 
 a sum over what the settled columns have lost, which is one product for a block of columns when the loop
 reaches it, and a small triangular system. (arXiv 2507.18553 has the geometry, that of Babai's nearest plane
-algorithm.) Within the block (1) is followed, in slices again: only the last few columns go one by one.
+algorithm.) Within the block (1) is followed, in slices again: only the last few columns go one by one,
+or (on a GPU) those of a slice in one kernel.
 """
 
+import importlib.util
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
+
+from rac.solvers.grids import Grid, to_codes
 
 # Widths of slices, by measurement on two cores with AVX-512.
 AHEAD = 1024  # of the columns for which the sum over all settled ones is taken at once
@@ -26,22 +31,35 @@ BLOCK = 128
 INNER = (64, 16)
 
 Begin = Callable[[slice, torch.Tensor], None]
-Settle = Callable[[int, torch.Tensor, torch.Tensor], None]
+
+
+class Settling(NamedTuple):
+    """How columns are settled: pruned, rounded, or both."""
+
+    drop: torch.Tensor | None = (
+        None  # 1 where pruned, else 0 [width, out]; column j in row j % width
+    )
+    scales: torch.Tensor | None = None  # [groups, out], if columns are rounded
+    group: list[int] | None = None  # of each column, its row of `scales`
+    grid: Grid | None = None  # whose codes, times scales, are the numbers to round to
+
+
+# Settles the columns of a slice: `settle_one_by_one` and `rac.solvers.kernel.settle_at_once`.
+Settle = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int, Settling], None]
 
 
 def sweep(
-    lost: torch.Tensor, spread: torch.Tensor, settle: Settle, begin: dict[int, Begin]
+    lost: torch.Tensor, spread: torch.Tensor, settling: Settling, begin: dict[int, Begin]
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Settle all columns, left to right.
 
     Args:
         lost: w⁰ [in, out], a column of the weight in each row; overwritten by w⁰ − ŵ.
         spread: R_jk / R_kk in row k, column j [in, in], unit lower triangular; the dtype of `lost`.
-        settle: called with j, w_j [out] and an empty [out], to turn w_j into ŵ_j in place, and put
-            w_j − ŵ_j into the other.
+        settling: what turns w_j into ŵ_j.
         begin: by width: called at every multiple of it, with the slice of so many columns, or of as many
-            as are left, and their w [columns, out] as settled columns determine it. Of two widths,
-            one must divide the other.
+            as are left, and their w [columns, out] as settled columns determine it; it may fill
+            `settling.drop`. Of two widths, one must divide the other.
 
     Yields:
         Slices of columns that are settled, and their ŵ [columns, out].
@@ -49,7 +67,12 @@ def sweep(
     widest = max(begin, default=1)
     block = widest if widest > BLOCK else BLOCK - BLOCK % widest
     ahead = max(AHEAD - AHEAD % block, block)
-    widths = _inner_widths(block, begin)
+    settle, widths = settle_one_by_one, _inner_widths(block, begin)
+    if lost.is_cuda and importlib.util.find_spec("triton"):
+        from rac.solvers import kernel
+
+        if kernel.fits(lost, settling):
+            settle, widths = kernel.settle_at_once, sorted({block, *begin}, reverse=True)
     for start in range(0, len(lost), ahead):
         sums = spread[start : start + ahead, :start] @ lost[:start]
         for first in range(start, start + len(sums), block):
@@ -58,7 +81,7 @@ def sweep(
             own.addmm_(spread[here, start:first], lost[start:first])
             inverse = _inverse(spread[here, here])
             columns = torch.addmm(lost[here], inverse, own)
-            _sweep_block(columns, inverse, first, settle, begin, widths)
+            _sweep_block(columns, inverse, first, settling, begin, widths, settle)
             lost[here].sub_(columns)
             yield here, columns
 
@@ -67,9 +90,10 @@ def _sweep_block(
     columns: torch.Tensor,
     inverse: torch.Tensor,
     offset: int,
-    settle: Settle,
+    settling: Settling,
     begin: dict[int, Begin],
     widths: list[int],
+    settle: Settle,
 ) -> None:
     """Settle the columns of a block, in place, by (1).
 
@@ -77,11 +101,11 @@ def _sweep_block(
         columns: w [columns, out].
         inverse: U_jk / U_jj in row k, column j.
         offset: number of the first column.
-        settle, begin: as `sweep`.
+        settling, begin: as `sweep`.
         widths: of slices and slices of slices, the first being the block's.
+        settle: settles the columns of the finest slices.
     """
     errors = torch.empty_like(columns)
-    column, error, along = columns.unbind(), errors.unbind(), inverse.T
 
     def visit(start: int, stop: int, depth: int) -> None:
         for first in range(start, stop, widths[depth]):
@@ -92,15 +116,50 @@ def _sweep_block(
                 begin[widths[depth]](slice(offset + first, offset + here.stop), columns[here])
             if depth + 1 < len(widths):
                 visit(first, here.stop, depth + 1)
-                continue
-            for j in range(first, here.stop):
-                settle(offset + j, column[j], error[j])
-                if j + 1 < here.stop:
-                    columns[j + 1 : here.stop].addr_(
-                        along[j, j + 1 : here.stop], error[j], alpha=-1
-                    )
+            else:
+                settle(columns[here], errors[here], inverse[here, here], offset + first, settling)
 
     visit(0, len(columns), 0)
+
+
+def settle_one_by_one(
+    columns: torch.Tensor,
+    errors: torch.Tensor,
+    inverse: torch.Tensor,
+    offset: int,
+    settling: Settling,
+) -> None:
+    """Settle the columns of a slice, in place, each making up for those before it.
+
+    Args:
+        columns: w [columns, out], which become ŵ.
+        errors: becomes w − ŵ, w being what a column was when it was settled.
+        inverse: U_jk / U_jj in row k, column j, of these columns.
+        offset: number of the first column.
+        settling: as `sweep`.
+    """
+    column, error, along = columns.unbind(), errors.unbind(), inverse.T
+    for j in range(len(columns)):
+        _settle(offset + j, column[j], error[j], settling)
+        if j + 1 < len(columns):
+            columns[j + 1 :].addr_(along[j, j + 1 :], error[j], alpha=-1)
+
+
+def _settle(j: int, column: torch.Tensor, error: torch.Tensor, settling: Settling) -> None:
+    """Turn w_j [out] into ŵ_j in place, and `error` into w_j − ŵ_j."""
+    drop = settling.drop[j % len(settling.drop)] if settling.drop is not None else None
+    if settling.scales is None:
+        assert drop is not None
+        torch.mul(column, drop, out=error)
+        column.sub_(error)
+        return
+    assert settling.group is not None and settling.grid is not None
+    scale = settling.scales[settling.group[j]]
+    error.copy_(column)
+    to_codes(column.div_(scale), settling.grid)
+    if drop is not None:
+        column.addcmul_(column, drop, value=-1)
+    error.sub_(column.mul_(scale))
 
 
 def _inner_widths(block: int, begin: dict[int, Begin]) -> list[int]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from rac.solvers import check_columns, check_weight, grids, sparsegpt
-from rac.solvers.columns import Begin, sweep, transposed
+from rac.solvers.columns import Begin, Settling, sweep, transposed
 from rac.solvers.factor import Factor, factorize
 from rac.solvers.grids import Grid, Quantized
 from rac.solvers.patterns import Pattern, apart, stacked
@@ -120,19 +120,11 @@ def quantize_all(
 
     codes = torch.empty(dense.shape[::-1], dtype=grids.dtype_of_codes(grid), device=dense.device)
     exact = scales.T.to(dense.dtype).contiguous()
-    numbers = order.tolist()
-
-    def settle(j: int, column: torch.Tensor, error: torch.Tensor) -> None:
-        scale = exact[numbers[j] // (grid.group or len(numbers))]
-        error.copy_(column)
-        grids.to_codes(column.div_(scale), grid)
-        if drop is not None:
-            column.addcmul_(column, drop[j % len(drop)], value=-1)
-        codes[numbers[j]] = column
-        error.sub_(column.mul_(scale))
-
-    for _ in sweep(transposed(dense)[order], factor.spread.to(dense.dtype), settle, begin):
-        pass
+    group = [j // (grid.group or len(order)) for j in order.tolist()]
+    settling = Settling(drop, exact, group, grid)
+    columns = transposed(dense)[order]
+    for here, settled in sweep(columns, factor.spread.to(dense.dtype), settling, begin):
+        codes[order[here]] = grids.to_codes(settled / exact[group[here]], grid).to(codes.dtype)
     if patterns is not None:
         mask = kept.T.contiguous()
     of_each = [None] * len(weights) if mask is None else apart(mask, heights)

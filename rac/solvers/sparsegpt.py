@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rac.solvers.columns import Begin, sweep, transposed
+from rac.solvers.columns import Begin, Settling, sweep, transposed
 from rac.solvers.factor import Factor, factorize
 from rac.solvers.patterns import Pattern, Pruned, apart, smallest, smallest_of_few, stacked
 
@@ -55,13 +55,9 @@ def prune_all(
     heights, weight = [len(one) for one in weights], stacked(weights)
     begin, drop, kept = masking(weight, heights, factor, patterns, block)
 
-    def settle(j: int, column: torch.Tensor, error: torch.Tensor) -> None:
-        torch.mul(column, drop[j % len(drop)], out=error)
-        column.sub_(error)
-
     solved = torch.empty_like(weight)
     columns = transposed(factor.alive(weight))
-    for here, settled in sweep(columns, factor.spread.to(weight.dtype), settle, begin):
+    for here, settled in sweep(columns, factor.spread.to(weight.dtype), Settling(drop), begin):
         solved[:, here] = settled.T
     both = zip(apart(solved, heights), apart(kept.T.contiguous(), heights), strict=True)
     return [Pruned(*one, factor.damping) for one in both]

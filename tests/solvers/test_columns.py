@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rac.solvers import columns
+from rac.solvers.columns import Settling
 from rac.solvers.factor import factorize
+from rac.solvers.grids import Grid
 
 # Small slices, so that small problems have all kinds of them.
 SMALL = {"AHEAD": 16, "BLOCK": 8, "INNER": (4, 2)}
@@ -35,14 +37,10 @@ def problem(rows, count, seed=0):
 
 def swept(weight, hessian, begin):
     """Round to halves, all columns."""
-
-    def settle(j, column, error):
-        error.copy_(column)
-        column.mul_(2).round_().div_(2)
-        error.sub_(column)
-
+    scales = torch.full((1, len(weight)), 0.5, dtype=weight.dtype)
+    settling = Settling(None, scales, [0] * weight.shape[1], Grid("int", 8, None))
     lost = columns.transposed(weight)
-    parts = list(columns.sweep(lost, factorize(hessian, 0.01).spread, settle, begin))
+    parts = list(columns.sweep(lost, factorize(hessian, 0.01).spread, settling, begin))
     assert [here.start for here, _ in parts[1:]] == [here.stop for here, _ in parts[:-1]]
     solved = torch.cat([part for _, part in parts]).T
     torch.testing.assert_close(lost.T, weight - solved)
