@@ -212,34 +212,49 @@ def _check_run(
             _known_source(config, f"runs.{name}.heldout.{role}", getattr(run.heldout, role), kind)
 
 
+def _calibrated_on(
+    config: Config, block: Block, variants: dict[str, tuple[str, Variant]]
+) -> dict[str, tuple[str, str]]:
+    """The datasets that cells of a block are made from → by whom and by which source."""
+    seen = {
+        config.sources[source].dataset: (f"calibration '{calibration}'", source)
+        for calibration in block.calibrations
+        for source in config.calibrations[calibration].sources(config.sources)
+    }
+    for single in config.singles(block):
+        if source := variants[single][1].allocation_source:
+            seen[config.sources[source].dataset] = f"variant '{single}'", source
+    return seen
+
+
+def _check_apart(config: Config, name: str, entry: str, seen: dict[str, tuple[str, str]]) -> None:
+    """What an eval asks must not be what its cells are calibrated on."""
+    dataset = config.evals[entry].dataset
+    if dataset in seen:
+        raise ValueError(
+            f"runs.{name}: eval '{entry}' asks dataset '{dataset}', which source "
+            f"'{seen[dataset][1]}' calibrates on"
+        )
+    for other in sorted(seen):
+        of = config.datasets[other]
+        apart = of.kind == "documents" or of.embedded or dataset in of.without
+        if not apart:
+            raise ValueError(
+                f"datasets.{other}.without: add '{dataset}', so that no problem that eval "
+                f"'{entry}' asks is calibrated on"
+            )
+
+
 def _check_held_out(
     config: Config, name: str, run: Run, variants: dict[str, tuple[str, Variant]]
 ) -> None:
     """What is measured on must not have been calibrated on: neither problems nor held-out rows."""
-    seen = {
-        config.sources[source].dataset: (f"calibration '{calibration}'", source)
-        for block in run.cells
-        for calibration in block.calibrations
-        for source in config.calibrations[calibration].sources(config.sources)
-    }
-    for single in (single for block in run.cells for single in config.singles(block)):
-        if source := variants[single][1].allocation_source:
-            seen[config.sources[source].dataset] = f"variant '{single}'", source
-    for entry in (entry for block in run.cells for entry in block.evals):
-        dataset = config.evals[entry].dataset
-        if dataset in seen:
-            raise ValueError(
-                f"runs.{name}: eval '{entry}' asks dataset '{dataset}', which source "
-                f"'{seen[dataset][1]}' calibrates on"
-            )
-        for other in sorted(seen):
-            of = config.datasets[other]
-            apart = of.kind == "documents" or of.embedded or dataset in of.without
-            if not apart:
-                raise ValueError(
-                    f"datasets.{other}.without: add '{dataset}', so that no problem that eval "
-                    f"'{entry}' asks is calibrated on"
-                )
+    seen: dict[str, tuple[str, str]] = {}
+    for block in run.cells:
+        of_block = _calibrated_on(config, block, variants)
+        for entry in block.evals:
+            _check_apart(config, name, entry, of_block)
+        seen |= of_block
     for held in (run.heldout.thoughts, run.heldout.text) if run.heldout else ():
         if config.sources[held].dataset in seen:
             who, source = seen[config.sources[held].dataset]

@@ -7,12 +7,16 @@ look at hashes; that is done here.
 
 import fnmatch
 import hashlib
+import os
 import re
 import time
 from pathlib import Path
 from typing import Literal
 
 from rac.errors import RacError
+
+# Plain HTTP, which goes on where a connection broke off, unless the user says otherwise.
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 WAITS = (2.0, 8.0, 30.0)  # seconds before a try, after those that huggingface_hub makes itself
 CHUNK = 2**22

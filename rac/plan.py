@@ -65,7 +65,7 @@ def plan(
                 f"snakemake --cores 1 resources/models/{name}"
             )
         shape = costs.shape(models[name], model.dtype)
-        engine = choose(model.engine, model.dtype)
+        engine = choose(model.engine, model.dtype, model.device)
         assumed = Assumed(device, prompt, length, engine)
         made = _of_model(used, name, shape, problems, assumed)
         rows += [_row(rule, name, jobs) for rule, jobs in made.items() if jobs]

@@ -141,7 +141,7 @@ def _cost(config: Config, rule: str, wildcards: Any) -> Cost:
 def engine(config: Config, wildcards: Any) -> str:
     """What samples from a model and all that is compressed from it."""
     model = config.models[wildcards.model]
-    return choose(model.engine, model.dtype)
+    return choose(model.engine, model.dtype, model.device)
 
 
 def tensor_parallel(config: Config, wildcards: Any) -> int:

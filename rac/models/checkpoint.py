@@ -92,20 +92,23 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer in `folder`.
+    """The tokenizer in `folder`: tokenizer.json as it is, where there is one.
+
+    The classes of transformers 5 put parts of their own in its place. Llama's takes the spaces out of
+    DeepSeek-R1-Distill-Llama's (but where the folder's name is that of the hub).
 
     Raises:
         RacError: it is missing, damaged or has no chat template.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     # Without these files transformers makes a tokenizer of no words, and says nothing.
     if not any(file for kind in TOKENIZERS for file in Path(folder).glob(kind)):
         raise RacError(f"{folder} has no tokenizer: none of {', '.join(TOKENIZERS)} is there")
+    whole = (Path(folder) / "tokenizer.json").exists()
+    of = PreTrainedTokenizerFast if whole else AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = of.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower
         line = " ".join(str(error).split())[:300] or type(error).__name__
         raise RacError(f"cannot load the tokenizer in {folder}: {line}") from None

@@ -6,8 +6,10 @@ import shutil
 import pytest
 import torch
 
+from rac.artifacts import read_json, write_json
 from rac.errors import RacError
 from rac.models import checkpoint
+from rac.models.reasoner import WEIGHTS
 
 
 @pytest.fixture
@@ -103,6 +105,18 @@ def test_a_tokenizer_is_loaded_with_its_template(tiny_model):
     tokenizer = checkpoint.load_tokenizer(tiny_model)
     assert tokenizer.chat_template
     assert tokenizer.decode(tokenizer.encode("1 + 1")) == "1 + 1"
+
+
+def test_what_tokenizer_json_says_is_not_what_its_class_would_make_of_it(tmp_path):
+    """As in DeepSeek-R1-Distill-Llama: bytes by tokenizer.json, words by the class that is named."""
+    folder = tmp_path / "llama"
+    shutil.copytree(WEIGHTS, folder)
+    said = read_json(folder / "tokenizer_config.json") | {"tokenizer_class": "LlamaTokenizerFast"}
+    write_json(folder / "tokenizer_config.json", said)
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"model_type": "llama"})
+    tokenizer, text = checkpoint.load_tokenizer(folder), " So  12+3 = 15\n\nnaïve"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode(text) == checkpoint.load_tokenizer(WEIGHTS).encode(text)
 
 
 @pytest.mark.parametrize(
