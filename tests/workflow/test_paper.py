@@ -33,16 +33,16 @@ def test_the_whole_matrix_is_planned_in_seconds(repository, tmp_path):
     assert time.monotonic() - start < 30
     assert counts == {
         "model": 7,
-        "dataset": 10,
+        "dataset": 13,
         "requests": 15,  # MATH-500 of all, AIME-25 of five, LiveCodeBench of three
         "traces": 17,  # a model's own thoughts on math and on code, and those that are held out
         "sources": 42,  # C4, prompts, thoughts and both held-out sources; off-policy
         "hessians": 35,  # of all these but the held-out text
-        "compress": 120,
-        "generate": 171,
-        "score": 171,
-        "diagnostics": 120 + 7,
-        "runtime": 8,
+        "compress": 125,
+        "generate": 176,
+        "score": 176,
+        "diagnostics": 125 + 7,
+        "runtime": 13,
         "summary": 1,
     }
     settings = config.validate(
