@@ -14,6 +14,7 @@ def of_model(
     rows: pd.DataFrame,
     layers: pd.DataFrame,
     variant: str,
+    subject: str,
     tokens: pd.DataFrame,
     overlaps: dict[str, pd.DataFrame],
     mixed: pd.DataFrame,
@@ -24,18 +25,20 @@ def of_model(
     Args:
         rows: of the summary, a row a cell.
         layers: of `tidy.layers`, at `variant`.
+        variant: which is shown closely.
+        subject: the calibration that the maps compare with others.
         tokens: of `mechanism.tokens`, at `variant`.
         overlaps: variant → CSV of `rac.overlaps`.
         mixed: of `outside.mixtures`.
         styles: of `style.styles`.
     """
     model = rows["model"].iloc[0]
-    yield from _by_token(model, variant, tokens, styles)
+    yield from _by_token(model, variant, subject, tokens, styles)
     for part, of in (("decode", "held-out thoughts"), ("prompt", "held-out prompts")):
         yield from _by_layer(model, rows, layers, variant, part, of, styles)
     yield from _by_divergence(model, rows, styles)
     for name, whole in overlaps.items():
-        frame = _with_subject(whole)
+        frame = _with_subject(whole, subject)
         for value, label, what in (
             (
                 "jaccard",
@@ -105,17 +108,16 @@ def of_model(
         )
 
 
-def _with_subject(overlaps: pd.DataFrame) -> pd.DataFrame:
+def _with_subject(overlaps: pd.DataFrame, subject: str) -> pd.DataFrame:
     """All pairs of calibrations; of more than three only those that the subject is one of."""
     pair = overlaps[["calibration", "baseline"]]
-    names = list(dict.fromkeys(pair.to_numpy()[:, ::-1].flat))
-    if len(names) <= 3:
+    if len(set(pair.to_numpy().flat)) <= 3:
         return overlaps
-    return overlaps[(pair == tidy.subject(names)).any(axis="columns")]
+    return overlaps[(pair == subject).any(axis="columns")]
 
 
 def _by_token(
-    model: str, variant: str, tokens: pd.DataFrame, styles: dict[str, Style]
+    model: str, variant: str, subject: str, tokens: pd.DataFrame, styles: dict[str, Style]
 ) -> Iterator[Drawn]:
     """Errors against the place of a token, and ratios of them problem by problem."""
     if not len(tokens):
@@ -136,9 +138,8 @@ def _by_token(
             for name in names
         ),
     )
-    subject = tidy.subject(names)
     for baseline in [name for name in names if name != subject][:2]:
-        ratio = mechanism.ratios(tokens, baseline, subject or "")
+        ratio = mechanism.ratios(tokens, baseline, subject)
         if len(ratio):
             above = ratio[ratio["position"] >= 0]["ratio"]
             geometric = ratio.groupby("sequence", as_index=False)["ratio"].median()
@@ -218,15 +219,12 @@ def _by_divergence(model: str, rows: pd.DataFrame, styles: dict[str, Style]) -> 
         )
 
 
-def of_tokens(
-    tokens: list[dict], gains: pd.DataFrame, subject: str, styles: dict[str, Style]
-) -> Iterator[Drawn]:
+def of_tokens(tokens: list[dict], gains: pd.DataFrame, styles: dict[str, Style]) -> Iterator[Drawn]:
     """Who wrote the tokens, and whether that predicts what a calibration gains.
 
     Args:
         tokens: of `answers.source_tokens` and `answers.eval_tokens`.
         gains: of `written.gains`, with columns model and eval.
-        subject: the calibration that gains.
         styles: of `style.styles`.
     """
     rows = [
@@ -255,20 +253,22 @@ def of_tokens(
         frame = written.thirds(gains)
         correlations = [
             (names, written.correlation(group))
-            for names, group in gains.groupby(["model", "eval", "calibration"], sort=False)
+            for names, group in gains.groupby(written.SERIES, sort=False)
         ]
+        subjects = " or ".join(frame["subject"].unique())
         yield Drawn(
             "tokens",
             "gains-by-ratio",
             frame,
-            written.against_ratio(frame, subject, styles),
-            f"What {subject} gains over other calibrations, at the variant that is shown closely, in thirds "
+            written.against_ratio(frame, styles),
+            f"What {subjects} gains over other calibrations, at the variant that is shown closely, in thirds "
             "of each eval’s problems: those of which the dense model wrote least for what it read, to "
             "those of which it wrote most. 95 % intervals over problems.",
             "Rank correlation of ratio and gain over problems. "
             + " ".join(
-                f"{model}, {name}, over {calibration}: {spoken(found.value, False, found.low, found.high)}."
-                for (model, name, calibration), found in correlations
+                f"{model}, {name}, {subject} over {calibration}: "
+                f"{spoken(found.value, False, found.low, found.high)}."
+                for (model, name, subject, calibration), found in correlations
                 if pd.notna(found.value)
             ),
         )

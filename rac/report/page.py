@@ -90,9 +90,7 @@ def report(
         )
         for this in evals
     ]
-    first = tidy.subject(list(rows["calibration"]))
-    of_first = [this["differences"] for this in evals if not this["general"]]
-    of_first = [frame[frame["calibration"] == first] for frame in of_first]
+    claimed = [this["differences"] for this in evals if not this["general"]]
     lowest = []
     for _, group in rows.groupby("model", sort=False):
         job, best = _model(group, diagnostics, overlaps, config, missing, styles)
@@ -100,7 +98,7 @@ def report(
         lowest += best
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
     gained = pd.concat([this["gains"] for this in evals if len(this["gains"])] or [pd.DataFrame()])
-    jobs.append(partial(gallery_model.of_tokens, tokens, gained, first or "", styles))
+    jobs.append(partial(gallery_model.of_tokens, tokens, gained, styles))
     finished = drawing.finish(jobs)
     pictures: dict[str, list[dict]] = {}
     for i, one in enumerate(finished):
@@ -117,7 +115,7 @@ def report(
             rows=rows.to_dict("records"),
             printed=bool(rows.filter(like="paper_").notna().any(axis=None)),
             evals=evals,
-            headline=tidy.headline(pd.concat([compared[:0], *of_first])),
+            headline=tidy.headline(pd.concat([compared[:0], *claimed])),
             pictures=pictures,
             lowest=lowest,
             style=styles,
@@ -160,11 +158,11 @@ def _eval(
     """What the page says of one (model, eval)."""
     model, name = rows[["model", "eval"]].iloc[0]
     variant = tidy.shown_variant(rows)
-    first = tidy.subject(list(rows["calibration"]))
+    subject = tidy.subject(rows["calibration"]) or ""
     of_eval, cut = (
         frame[(frame["model"] == model) & (frame["eval"] == name)] for frame in (compared, budgets)
     )
-    differences = tidy.against(of_eval, first or "")
+    differences = tidy.against(of_eval, subject)
     shown = ["dense", variant]
     cells = [
         cell
@@ -183,7 +181,7 @@ def _eval(
         "samples": lengths.lengths(cells, missing),
         "budgets": cut[cut["variant"].isin(shown)],
         "problems": answers.side_by_side(cells, missing),
-        "gains": written.gains(cells, first or "", missing).assign(model=model, eval=name),
+        "gains": written.gains(cells, subject, missing).assign(model=model, eval=name),
     }
 
 
@@ -206,7 +204,7 @@ def _model(
         if answers.there(cell["path"], missing)
     ]
     frame = tidy.layers(errors, variant)
-    by_token = [cell for cell in here if answers.there(cell["tokens"], missing)]
+    tokens = [cell for cell in here if answers.there(cell["tokens"], missing)]
     alike: dict[str, pd.DataFrame] = {}
     for one in overlaps:
         if one["model"] == model and answers.there(one["path"], missing):
@@ -214,9 +212,11 @@ def _model(
             known = pairs[["calibration", "baseline"]].isin(set(rows["calibration"])).all(axis=1)
             alike |= {one["variant"]: pairs[known]} if known.any() else {}
     mixed = outside.mixtures(config, tidy.losses(once))
+    subject = tidy.subject(once.loc[once["variant"] == variant, "calibration"], tidy.akin(config))
+    by_token = mechanism.tokens(tokens, variant)
     job = partial(
         gallery_model.of_model,
-        *(once, frame, variant, mechanism.tokens(by_token, variant), alike, mixed, styles),
+        *(once, frame, variant, subject or "", by_token, alike, mixed, styles),
     )
     best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
     return job, best

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -170,10 +171,41 @@ def layers(diagnostics: list[dict], variant: str) -> pd.DataFrame:
     )
 
 
-def subject(calibrations: list[str]) -> str | None:
-    """The calibration that is compared with the others: `rac`, or the last one that a run lists."""
-    named = [name for name in calibrations if name != "none"]
-    return "rac" if "rac" in named else (named[-1] if named else None)
+def subject(calibrations: Iterable[str], kin: Collection[str] = ()) -> str | None:
+    """The calibration that is compared with the others.
+
+    `rac`; else the first whose name ends in `-rac`, of `kin` if one is; else the last one listed.
+
+    Args:
+        calibrations: of one model and eval, in the order of the run.
+        kin: of `akin`.
+    """
+    named = [name for name in dict.fromkeys(calibrations) if name != "none"]
+    if "rac" in named:
+        return "rac"
+    own = [name for name in named if name.endswith("-rac")]
+    if own:
+        return next((name for name in own if name in kin), own[0])
+    return named[-1] if named else None
+
+
+def akin(definitions: dict) -> set[str]:
+    """The calibrations that read a source which the held-out thoughts are named after.
+
+    `math-traces-heldout` is of the kin of `math-traces`, and so are calibrations that sum it.
+
+    Args:
+        definitions: a configuration with its active run, as JSON.
+    """
+    runs, run = definitions.get("runs", {}), definitions.get("run")
+    thoughts = ((runs.get(run) or {}).get("heldout") or {}).get("thoughts", "")
+    return {
+        name
+        for name, calibration in definitions.get("calibrations", {}).items()
+        for key in calibration.get("sum") or calibration.get("share") or {}
+        for source in (key, key.rpartition(".")[0])
+        if source and f"{thoughts}-".startswith(f"{source}-")
+    }
 
 
 def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
@@ -187,13 +219,18 @@ def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
 
 
 def headline(comparisons: pd.DataFrame) -> str:
-    """What the 95 % intervals of all models and evals say, as a sentence; empty if there are none.
+    """What the 95 % intervals of all models and evals say, a sentence a subject; empty if there are none.
 
     Args:
-        comparisons: of one calibration, of `against`.
+        comparisons: of `against`, of every model and eval with its own subject.
     """
     if comparisons.empty:
         return ""
+    subjects = comparisons.groupby("calibration", sort=False)
+    return " ".join(_sentence(str(name), group) for name, group in subjects)
+
+
+def _sentence(calibration: str, comparisons: pd.DataFrame) -> str:
     counts = comparisons.groupby("baseline", sort=False).agg(
         total=("low", "size"),
         higher=("low", lambda low: int((low > 0).sum())),
@@ -212,9 +249,7 @@ def headline(comparisons: pd.DataFrame) -> str:
     alike = counts[(counts["higher"] == 0) & (counts["lower"] == 0)].index
     if len(alike):
         parts.append(f"not shown to differ from that with {' or '.join(alike)}")
-    sentence = (
-        f"With {comparisons['calibration'].iloc[0]} calibration, accuracy is {'; '.join(parts)}."
-    )
+    sentence = f"With {calibration} calibration, accuracy is {'; '.join(parts)}."
     return re.sub(r"( in \d+ of \d+)", r"\1 comparisons", sentence, count=1)
 
 

@@ -25,7 +25,8 @@ from rac.report.style import (
 )
 
 PARTS = 3  # that an eval's problems are cut into, by their ratio
-COLUMNS = ["calibration", "problem", "ratio", "gain"]
+COLUMNS = ["subject", "calibration", "problem", "ratio", "gain"]
+SERIES = ["model", "eval", "subject", "calibration"]
 
 
 def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
@@ -38,9 +39,9 @@ def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
         missing: paths that were not found are added.
 
     Returns:
-        Columns calibration (the other one), problem, ratio (mean tokens that the dense model wrote, over
-        tokens of the prompt) and gain (accuracy with the subject less that with the other); no rows if
-        a file is missing.
+        Columns subject, calibration (the other one), problem, ratio (mean tokens that the dense model
+        wrote, over tokens of the prompt) and gain (accuracy with the subject less that with the other);
+        no rows if a file is missing.
     """
     scores: dict[str, list[dict]] = {}
     read: dict[tuple[int, str], int] = {}
@@ -60,7 +61,9 @@ def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
                 continue
             ours, theirs = (by_problem(scores[name], "correct") for name in (subject, other))
             each = dict(zip(dict.fromkeys(ours[1]), differences(*ours, *theirs), strict=True))
-            rows = [(other, i[0], written[i] / read[i], each[i]) for i in each if i in written]
+            rows = [
+                (subject, other, i[0], written[i] / read[i], each[i]) for i in each if i in written
+            ]
             found.append(pd.DataFrame(rows, columns=COLUMNS))
     return pd.concat(found[1:] or found, ignore_index=True)
 
@@ -97,29 +100,29 @@ def thirds(frame: pd.DataFrame) -> pd.DataFrame:
         frame: of `gains`, with columns model and eval.
 
     Returns:
-        Columns model, eval, calibration, problems, ratio (the median), difference, low and high (95 %).
+        Columns model, eval, subject, calibration, problems, ratio (the median), difference, low and
+        high (95 %).
     """
     rows = []
-    for names, group in frame.groupby(["model", "eval", "calibration"], sort=False):
+    for names, group in frame.groupby(SERIES, sort=False):
         ordered = group.sort_values("ratio", kind="stable")
         for places in np.array_split(np.arange(len(ordered)), PARTS):
             third = ordered.iloc[places]
             if len(third):
                 gain = paired_difference(list(third["gain"]), shares=True)
                 rows.append(
-                    dict(zip(("model", "eval", "calibration"), names, strict=True))
+                    dict(zip(SERIES, names, strict=True))
                     | {"problems": len(third), "ratio": third["ratio"].median()}
                     | {key: getattr(gain, key) for key in ("difference", "low", "high")}
                 )
     return pd.DataFrame(rows)
 
 
-def against_ratio(frame: pd.DataFrame, subject: str, style: dict[str, Style]) -> Picture:
+def against_ratio(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
     """Gains against the ratio of written to read tokens; a line joins the thirds of an eval's problems.
 
     Args:
         frame: of `thirds`.
-        subject: the calibration that gains.
         style: of `styles`.
     """
     tips: dict[str, list[str]] = {}
@@ -127,9 +130,8 @@ def against_ratio(frame: pd.DataFrame, subject: str, style: dict[str, Style]) ->
         figure = Figure(figsize=SIZE)
         axes = figure.add_subplot()
         axes.axhline(0, color="#8a8f98", linewidth=0.8)
-        for (model, name, calibration), line in frame.groupby(
-            ["model", "eval", "calibration"], sort=False
-        ):
+        subjects = frame["subject"].unique()
+        for (model, name, subject, calibration), line in frame.groupby(SERIES, sort=False):
             said = [
                 f"{model}, {name}, {row['problems']} problems, {row['ratio']:.2g} tokens written for one "
                 f"read: {subject} − {calibration} "
@@ -147,6 +149,6 @@ def against_ratio(frame: pd.DataFrame, subject: str, style: dict[str, Style]) ->
             log_axis(axes, "x")
         axes.yaxis.set_major_formatter(points_tick)
         axes.set_xlabel("tokens that the dense model wrote for each that it read")
-        axes.set_ylabel(f"accuracy with {subject} − with another, points")
+        axes.set_ylabel(f"accuracy with {' or '.join(subjects)} − with another, points")
         legend(axes)
         return Picture(figure, tips)

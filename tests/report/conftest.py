@@ -189,7 +189,7 @@ def write_page(run, root, provenance=None, output=None, **more) -> Path:
         *beside,
         *others,
         more.pop("config", {}),
-        provenance or {"page": {}},
+        {"page": {}} | (provenance or {}),
         output,
         **more,
     )

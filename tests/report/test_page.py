@@ -265,6 +265,46 @@ def test_general_tasks_stand_outside_reasoning(made, tmp_path):
     assert "accuracy-others-tiny-choices" in stems and "accuracy-others-tiny-texts" not in stems
 
 
+def test_each_eval_has_its_own_subject(made, tmp_path):
+    """As in the paper's matrix: the last calibration listed is no subject, and none falls out."""
+    names = {"sums": ["math-rac", "web"], "programs": ["code-rac", "math-rac-off-policy", "web"]}
+    run = None
+    for name, calibrations in names.items():
+        cells = [made.dense([1] * 9)]
+        cells += [
+            made.cell(one, "half", [i == 0] * 9, errors=(0.1, 0.2))
+            for i, one in enumerate(calibrations)
+        ]
+        of_eval = made.run(tmp_path, cells, name=name)
+        run = of_eval if run is None else {kind: run[kind] + of_eval[kind] for kind in run}
+    run["diagnostics"] = list({one["path"]: one for one in run["diagnostics"]}.values())
+    run["overlaps"] = run["overlaps"][1:]
+    config = {
+        "run": "try",
+        "runs": {"try": {"heldout": {"thoughts": "code-traces-heldout", "text": "web"}}},
+        "sources": {f"{name}-traces": {"kind": "traces"} for name in ("math", "code")},
+        "calibrations": {
+            "math-rac": {"sum": {"math-traces.decode": 1}},
+            "code-rac": {"sum": {"code-traces": 1}},
+        },
+    }
+    output = made.page(run, tmp_path, config=config)
+    words = read_page(output).words()
+    assert "With math-rac calibration, accuracy is higher than with web in 1 of 1" in words
+    assert (
+        "With code-rac calibration, accuracy is higher than with math-rac-off-policy in 1 of 1 "
+        "comparisons and with web in 1 of 1."
+    ) in words
+    assert "e(math-rac) / e(code-rac)" in words and "What math-rac or code-rac gains" in words
+    with (output.parent / "figures/gains-by-ratio.csv").open() as stream:
+        rows = [(row["eval"], row["subject"], row["calibration"]) for row in csv.DictReader(stream)]
+    assert set(rows) == {
+        ("sums", "math-rac", "web"),
+        ("programs", "code-rac", "math-rac-off-policy"),
+        ("programs", "code-rac", "web"),
+    }
+
+
 def test_energy_is_not_measured_only_where_no_cell_has_it(made, tmp_path):
     run = made.run(tmp_path, [made.dense([1])])
     stages = [{"stage": "generate", "jobs": 1, "wall": 1.0, "cpu": 1.0, "memory": 1.0}]

@@ -1,6 +1,8 @@
 import pandas as pd
 import pytest
+import yaml
 
+from rac import config, matrix
 from rac.errors import RacError
 from rac.report import tidy
 
@@ -74,6 +76,14 @@ def test_the_headline_says_whichever_way_the_numbers_fall(rows, sentence):
     assert tidy.headline(pd.DataFrame(compared)) == sentence
 
 
+def test_the_headline_has_a_sentence_a_subject():
+    compared = [comparison("a", *UP, "math-rac", "web"), comparison("a", *OPEN, "code-rac", "web")]
+    assert tidy.headline(pd.DataFrame(compared)) == (
+        "With math-rac calibration, accuracy is higher than with web in 1 of 1 comparisons. "
+        "With code-rac calibration, accuracy is not shown to differ from that with web."
+    )
+
+
 def test_comparisons_are_turned_to_their_subject():
     frame = pd.DataFrame(
         [
@@ -93,11 +103,36 @@ def test_comparisons_are_turned_to_their_subject():
 
 
 @pytest.mark.parametrize(
-    ("calibrations", "chosen"),
-    [(["none", "rac", "c4"], "rac"), (["none", "c4", "mine"], "mine"), (["none"], None)],
+    ("calibrations", "kin", "chosen"),
+    [
+        (["none", "rac", "my-rac", "c4"], {"my-rac"}, "rac"),
+        (["code-rac", "math-rac", "math-rac-off-policy", "web"], (), "code-rac"),
+        (["code-rac", "math-rac", "math-rac-off-policy", "web"], {"math-rac", "web"}, "math-rac"),
+        (["none", "c4", "mine"], {"c4"}, "mine"),
+        (["none"], (), None),
+    ],
 )
-def test_the_subject_is_rac_or_the_last(calibrations, chosen):
-    assert tidy.subject(calibrations) == chosen
+def test_the_subject_is_rac_or_ends_so_or_is_the_last(calibrations, kin, chosen):
+    assert tidy.subject(calibrations, kin) == chosen
+
+
+def test_the_papers_matrix_is_about_rac_for_every_model_and_eval(repository):
+    values = yaml.safe_load((repository / "config.yaml").read_text(encoding="utf-8"))
+    settings = config.validate(values | {"run": "paper"})
+    found, whole = {}, {}
+    for row in matrix.summary_cells(settings):
+        whole.setdefault(row["model"], []).append(row["calibration"])
+        if row["eval"]:
+            found.setdefault((row["model"], row["eval"]), []).append(row["calibration"])
+    subjects = {key: tidy.subject(calibrations) for key, calibrations in found.items()}
+    programs = {key for key in subjects if key[1] == "livecodebench"}
+    assert len(subjects) == 15 and len(programs) == 3
+    assert {subjects.pop(key) for key in programs} == {"code-rac"}
+    assert set(subjects.values()) == {"math-rac"}
+    kin = tidy.akin(matrix.defining(settings))
+    assert kin == {"math-rac"}
+    assert {tidy.subject(names, kin) for names in whole.values()} == {"math-rac"}
+    assert tidy.subject(reversed(whole["r1-qwen-7b"]), kin) == "math-rac"
 
 
 def rows(*cells):

@@ -73,7 +73,7 @@ def test_answers_that_are_not_written_have_no_ratio(cells):
 
 def of_problems(pairs, calibration="prompts", name="sums"):
     frame = pd.DataFrame(pairs, columns=["ratio", "gain"]).assign(problem=range(len(pairs)))
-    return frame.assign(calibration=calibration, model="tiny", eval=name)
+    return frame.assign(calibration=calibration, subject="rac", model="tiny", eval=name)
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 1)), min_size=4, max_size=40)
@@ -122,7 +122,7 @@ def test_the_figure_has_a_line_an_eval_and_calibration_and_says_its_points():
             ("none", "sums"),
         )
     ]
-    picture = written.against_ratio(written.thirds(pd.concat(of)), "rac", STYLE)
+    picture = written.against_ratio(written.thirds(pd.concat(of)), STYLE)
     assert [len(texts) for texts in picture.tips.values()] == [3, 3, 3]
     assert picture.tips["tip-0"][0].startswith(
         "tiny, sums, 3 problems, 2 tokens written for one read: rac − prompts 66.7 % ["
