@@ -2,11 +2,12 @@
 
 A calibration has one colour and one marker everywhere (Okabe and Ito's palette, which the
 colour-blind tell apart). What is drawn is what the frame holds, in its units; a cell of the run that
-has no number is marked × at the edge.
+has no number is marked × where the axis begins, one whose number is infinite × where it ends.
 """
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from rac.report.style import (
     INK,
     RC,
     SIZE,
+    UNSOLVED,
     Picture,
     Style,
     bars,
@@ -75,17 +77,23 @@ def against_sparsity(
         for (family, calibration), line in points.groupby(["family", "calibration"], sort=False):
             line = line.sort_values("sparsity_asked", kind="stable")
             series(
-                *(axes, tips, texts(line, value, share), line["sparsity_asked"], line[value]),
+                *(
+                    axes,
+                    tips,
+                    texts(line, value, share),
+                    line["sparsity_asked"],
+                    finite(line[value]),
+                ),
                 yerr=bars(line, value),
                 label=called(calibration),
                 color=style[calibration].colour,
                 marker=style[calibration].marker,
                 linestyle=line_kind(axes, families, family),
             )
-            _missing(axes, line[line[value].isna()], style[calibration])
+            _edges(axes, line[value], line["sparsity_asked"], style[calibration], "x")
             if f"paper_{value}" in line:
                 _printed(axes, tips, line, value, style[calibration], x=line["sparsity_asked"])
-        if log and not (points[value] <= 0).any():
+        if log and finite(points[value]).notna().any() and not (points[value] <= 0).any():
             log_axis(axes, "y")
         elif share:
             share_axis(axes, frame, value)
@@ -127,15 +135,14 @@ def dots(
                 rows[key] for key in zip(group["variant"], group["calibration"], strict=True)
             ]
             series(
-                *(axes, tips, texts(group, value, share), group[value], heights),
+                *(axes, tips, texts(group, value, share), finite(group[value]), heights),
                 xerr=bars(group, value),
                 label=called(calibration),
                 color=style[calibration].colour,
                 marker=style[calibration].marker,
                 linestyle="none",
             )
-            lost = [y for y, gone in zip(heights, group[value].isna(), strict=True) if gone]
-            _crosses(axes, [0.02] * len(lost), lost, style[calibration], "y")
+            _edges(axes, group[value], heights, style[calibration], "y")
             if f"paper_{value}" in group:
                 _printed(axes, tips, group, value, style[calibration], y=heights)
         if share:
@@ -180,8 +187,7 @@ def calibrations(
                 marker=style[calibration].marker,
                 linestyle="none",
             )
-            lost = [-i] if point[value].isna().any() else []
-            _crosses(axes, [0.02] * len(lost), lost, style[calibration], "y")
+            _edges(axes, point[value], [-i], style[calibration], "y")
         axes.set_yticks([-i for i in range(len(frame))], frame["calibration"])
         axes.set_ylim(-len(frame) + 0.4, 0.6)
         axes.grid(False, axis="y")
@@ -231,19 +237,35 @@ def differences(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
         return Picture(figure, tips)
 
 
-def _missing(axes: Axes, line: pd.DataFrame, style: Style) -> None:
-    """The cells of a line that have no number, at the foot of the axes."""
-    _crosses(axes, line["sparsity_asked"], [0.03] * len(line), style, "x")
+def finite(numbers: pd.Series) -> pd.Series:
+    """The numbers that an axis can show; NaN for others."""
+    return numbers.where(np.isfinite(numbers.astype(float)))
 
 
-def _crosses(axes: Axes, x: Any, y: Any, style: Style, data: str) -> None:
-    """× where cells are missing; `data` is the axis whose coordinates are the data's."""
-    if len(x):
-        transform = axes.get_xaxis_transform() if data == "x" else axes.get_yaxis_transform()
+def _edges(axes: Axes, numbers: pd.Series, at: Any, style: Style, data: str) -> None:
+    """× where a cell is missing, at the axis' beginning, and where its number is infinite, at its end.
+
+    Args:
+        axes: to draw on.
+        numbers: a cell each.
+        at: their other coordinate.
+        style: of the crosses.
+        data: the axis that `at` is on.
+    """
+    transform = axes.get_xaxis_transform() if data == "x" else axes.get_yaxis_transform()
+    for marked, edge, label, width in (
+        (numbers.isna(), 0.03, "missing", 2),
+        (np.isinf(numbers.astype(float)), 0.97, f"{UNSOLVED} (at the end)", 1),
+    ):
+        places = [place for place, one in zip(at, marked, strict=True) if one]
         look: dict[str, Any] = {"linestyle": "none", "marker": "x", "markersize": 7}
-        look["markeredgewidth"] = 2
-        axes.plot(x, y, color=style.colour, transform=transform, clip_on=False, **look)
-        axes.plot([], [], color=INK, label="missing", **look)
+        look["markeredgewidth"] = width
+        if places:
+            x, y = places, [edge] * len(places)
+            if data == "y":
+                x, y = y, x
+            axes.plot(x, y, color=style.colour, transform=transform, clip_on=False, **look)
+            axes.plot([], [], color=INK, label=label, **look)
 
 
 def _printed(
@@ -273,7 +295,8 @@ def _printed(
 
 def _dense_band(axes: Axes, frame: pd.DataFrame, value: str, vertical: bool) -> None:
     span, line = (axes.axvspan, axes.axvline) if vertical else (axes.axhspan, axes.axhline)
-    for _, dense in frame[frame["variant"] == "dense"].dropna(subset=value).iterrows():
+    known = (frame["variant"] == "dense") & finite(frame[value]).notna()
+    for _, dense in frame[known].iterrows():
         if pd.notna(dense[f"{value}_low"]):
             span(dense[f"{value}_low"], dense[f"{value}_high"], color=INK, alpha=0.12, linewidth=0)
         line(dense[value], color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label="dense")

@@ -7,7 +7,7 @@ import pandas as pd
 from rac.report import figures, lengths, money, tidy
 from rac.report.drawing import Drawn
 from rac.report.figures import called
-from rac.report.style import Style, spoken
+from rac.report.style import UNSOLVED, Style, spoken
 
 BARS = "with 95 % intervals over problems; dashed: dense"
 PRINTED = "printed in the paper, as secondary sources have it"
@@ -52,7 +52,7 @@ COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, wha
 )
 COSTS = (  # column, label, scale, more is better, what it is
     ("tokens_per_second_batch", "tokens a second", 1, True, "tokens a second of the larger batch"),
-    ("tokens_per_second_1", "tokens a second, one by one", 1, True, "tokens a second at batch 1"),
+    ("milliseconds_1", "ms a token, one by one", 1, False, "milliseconds a token at batch 1"),
     ("peak_memory_bytes", "peak memory, MiB", 2**-20, False, "peak memory"),
     ("bytes_on_disk", "bytes on disk, MiB", 2**-20, False, "size on disk"),
 )
@@ -83,7 +83,7 @@ def of_eval(
         if value == "accuracy":
             printed = rows[[*tidy.CELL, "paper_accuracy"]]
             frame = frame.merge(printed, on=tidy.CELL, how="left")
-        if frame[value].notna().any():
+        if _anything(frame, value):
             yield from _of_column(
                 topic, value, label, share, log, f"{title}: {what}", frame, styles, where
             )
@@ -122,7 +122,8 @@ def of_eval(
             "at fewer tokens, from the same samples, with 95 % intervals.",
             said(budgets, "accuracy", "calibration", True),
         )
-    marked = money.with_dense(rows.assign(kind=money.kinds(rows)))
+    latency = 1000 / rows["tokens_per_second_1"].astype(float)
+    marked = rows.assign(kind=money.kinds(rows), milliseconds_1=latency)
     for cost, label, scale, more, what in COSTS:
         frame = money.pareto(marked, cost, more)
         if len(frame) > 1 and frame[cost].nunique() > 1:
@@ -132,8 +133,8 @@ def of_eval(
                 f"pareto-{cost}-{where}",
                 frame,
                 money.fronts(frame, cost, label, scale, styles),
-                f"{title}: accuracy against {what}. The line joins the front: cells that no other beats "
-                "in both.",
+                f"{title}: accuracy, with 95 % intervals, against {what}. The line joins the front: "
+                "cells that no other beats in both.",
                 said(best, "accuracy", "calibration", True, "On the front. "),
             )
     yield from _ablations(rows, where, title, styles)
@@ -155,12 +156,14 @@ def _of_column(
     def bars(shown: pd.DataFrame) -> str:
         said = BARS if shown[f"{value}_low"].notna().any() else "dashed: dense"
         said += "; ×: missing" if shown[value].isna().any() else ""
+        unsolved = figures.finite(shown[value]).isna() & shown[value].notna()
+        said += f"; × at the axis’ end: {UNSOLVED}" if unsolved.any() else ""
         printed = shown[f"paper_{value}"].notna().any() if f"paper_{value}" in shown else False
         return said + (f"; hollow: {PRINTED}" if printed else "")
 
     on_line, dense = tidy.sweeps(frame), frame["variant"] == "dense"
     shown = frame[on_line | dense]
-    if frame.loc[on_line, value].notna().any():
+    if _anything(frame[on_line], value):
         yield Drawn(
             topic,
             f"{value}-{where}",
@@ -170,9 +173,7 @@ def _of_column(
             said(shown, value, "calibration", share),
         )
     shown = frame[~on_line]
-    if frame.loc[~on_line & ~dense, value].notna().any() and (
-        value == "accuracy" or not on_line.any()
-    ):
+    if _anything(frame[~on_line & ~dense], value) and (value == "accuracy" or not on_line.any()):
         whose = " of the other patterns and solvers" if on_line.any() else ""
         yield Drawn(
             topic,
@@ -182,6 +183,12 @@ def _of_column(
             f"{what}{whose}, {bars(shown)}.",
             said(shown, value, "calibration", share),
         )
+
+
+def _anything(frame: pd.DataFrame, value: str) -> bool:
+    """Whether a cell has a number, measured here or printed in the paper."""
+    columns = [column for column in (value, f"paper_{value}") if column in frame]
+    return bool(frame[columns].notna().any(axis=None))
 
 
 def _ablations(

@@ -12,6 +12,7 @@ from rac.report.style import (
     SIZE,
     Picture,
     Style,
+    bars,
     legend,
     log_axis,
     percent_tick,
@@ -48,16 +49,6 @@ def kinds(rows: pd.DataFrame) -> pd.Series:
     return rows.apply(kind, axis=1) if len(rows) else pd.Series(dtype=str)
 
 
-def with_dense(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the dense model's speeds: the median of those that the cells were timed in turn with."""
-    found = rows.copy()
-    for batch in ("1", "batch"):
-        column = f"tokens_per_second_{batch}"
-        beside = (rows[column] / rows[f"speedup_{batch}"]).median()
-        found[column] = rows[column].where(rows["variant"] != "dense", beside).astype(float)
-    return found
-
-
 def pareto(rows: pd.DataFrame, cost: str, more: bool) -> pd.DataFrame:
     """The cells where accuracy and a cost were measured, and whether a cell is on the front.
 
@@ -84,7 +75,7 @@ def pareto(rows: pd.DataFrame, cost: str, more: bool) -> pd.DataFrame:
 def fronts(
     frame: pd.DataFrame, cost: str, label: str, scale: float, style: dict[str, Style]
 ) -> Picture:
-    """Accuracy against a cost, marked by what was done; a line joins the front, whose cells are named.
+    """Accuracy against a cost, marked by what was done, with 95 % intervals; a line joins the front.
 
     Args:
         frame: of `pareto`.
@@ -101,13 +92,17 @@ def fronts(
         axes.plot(best[cost] * scale, best["accuracy"], color="#8a8f98", linewidth=1, zorder=1)
         for (calibration, kind), group in frame.groupby(["calibration", "kind"], sort=False):
             said = [
-                f"{called(row['calibration'])}, {row['variant']}: {spoken(row['accuracy'], True)} at "
-                f"{row[cost] * scale:,.4g} ({label})"
+                f"{called(row['calibration'])}, {row['variant']}: "
+                + spoken(row["accuracy"], True, row["accuracy_low"], row["accuracy_high"])
+                + f" at {row[cost] * scale:,.4g} ({label})"
                 for row in group.to_dict("records")
             ]
             colour = INK if kind == "dense" else style[calibration].colour
             series(
                 *(axes, tips, said, group[cost] * scale, group["accuracy"]),
+                yerr=bars(group, "accuracy"),
+                elinewidth=0.6,
+                capsize=0,
                 color=colour,
                 marker=KINDS[kind],
                 markersize=9 if kind == "dense" else 5,
@@ -139,12 +134,19 @@ def fronts(
         return Picture(figure, tips)
 
 
+def timed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose speed was measured, each once whatever evals it has."""
+    speeds = rows[["tokens_per_second_1", "tokens_per_second_batch"]]
+    found = rows[speeds.notna().any(axis="columns")]
+    return found.drop_duplicates(["model", "calibration", "variant"])
+
+
 def measured_speed(rows: pd.DataFrame) -> list[dict]:
     """Speed-ups that were measured, by kind: dicts of "kind", "cells", "low" and "high" (of both batches)."""
-    timed = rows[rows["speedup_1"].notna() | rows["speedup_batch"].notna()]
+    cells = timed(rows)
     found = []
     for kind in KINDS:
-        group = timed[timed["kind"] == kind].drop_duplicates(["model", "calibration", "variant"])
+        group = cells[cells["kind"] == kind]
         speeds = pd.concat([group["speedup_1"], group["speedup_batch"]]).dropna().astype(float)
         shown = rows["kind"] == kind
         if shown.any() and kind != "dense":

@@ -137,7 +137,8 @@ def _losses(
 ) -> None:
     said = [
         f"{called(row['calibration'])}, {row['variant']}: thoughts {row['loss_thoughts']:.3f}, "
-        f"text {row['loss_text']:.3f} nats a token"
+        f"text {row['loss_text']:.3f} nats a token (perplexities {row['perplexity_thoughts']:.4g} and "
+        f"{row['perplexity_text']:.4g})"
         for row in line.to_dict("records")
     ]
     series(

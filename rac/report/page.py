@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -121,9 +122,7 @@ def report(
             style=styles,
             tokens=tokens,
             speeds=money.measured_speed(rows),
-            runtimes=rows[rows["speedup_1"].notna() | rows["speedup_batch"].notna()].to_dict(
-                "records"
-            ),
+            runtimes=money.timed(rows).to_dict("records"),
             missing=missing,
             lacking=lacking or [],
             identity=rows[["config_sha256", "code_version"]].drop_duplicates().to_dict("records"),
@@ -273,6 +272,8 @@ def _cell(value: Any) -> str:
         return value
     if value is None or pd.isna(value):
         return "–"
+    if value == math.inf:
+        return style.UNSOLVED
     return str(value) if isinstance(value, bool | int) else f"{value:.4g}".replace("-", "−")
 
 

@@ -47,6 +47,7 @@ RC: dict[Any, Any] = {
 TIPS = 800  # points of a figure that say what they are, at most
 SIZE = (4.1, 2.9)  # inches: a column of a paper, and legible at the width of a phone
 INK = "#1b1f24"
+UNSOLVED = "none solved"  # so that a solved problem has no cost
 BARS: dict[str, Any] = {"capsize": 2.5, "elinewidth": 1.1, "capthick": 1.1}
 
 
@@ -289,7 +290,9 @@ def _with_tips(text: str, series: str, texts: list[str]) -> str:
 
 
 def spoken(number: float, share: bool, low: float = math.nan, high: float = math.nan) -> str:
-    """A number as text, in % if it is a share, with its interval if it has one."""
+    """A number as text, in % if it is a share, with its interval if it has one; of infinite cost, why."""
+    if math.isinf(number):
+        return UNSOLVED
     form = "{:.1%}" if share else "{:,.4g}"
     ends = f" [{form.format(low)}, {form.format(high)}]" if pd.notna(low) else ""
     return (form.format(number) + ends).replace("-", "−").replace("%", " %")

@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,9 @@ def summarize(
     scores = {path: read_jsonl(Path(path)) for path in dict.fromkeys(paths)}
     made_by = {"run": run, "config_sha256": config_sha256, "code_version": code_version}
     rows = [made_by | _row(cell, scores) for cell in cells]
+    for row, cell in zip(rows, cells, strict=True):
+        if cell["dense"]:
+            row |= _dense_runtime(cells, cell["model"])
     write_text(output, _csv(COLUMNS, rows))
     write_text(output.with_name("comparisons.csv"), _csv(COMPARED, _comparisons(cells, scores)))
     write_text(output.with_name("budgets.csv"), _csv(BUDGETS, _budgets(cells)))
@@ -184,6 +188,7 @@ def summarize(
 def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     """What a cell says in summary.csv; what was not measured is left out."""
     row = {key: cell[key] for key in COLUMNS if key in cell}
+    row["paper_accuracy"] = printed("accuracy").get(_printed_as(cell))
     row["paper_minutes"] = printed("minutes").get(_printed_as(cell))
     row["paper_tokens_per_second"] = printed("tokens_per_second").get((*_printed_as(cell)[:3], ""))
     model = read_json(cell["model_json"]) if cell["model_json"] else {"weights_sha256": None}
@@ -206,7 +211,7 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         row |= {key: metrics.get(key) for key in METRICS}
         if row["accuracy"] is not None:
             row |= _interval("accuracy", metrics, metrics["problems"])
-            row |= _beside_paper(cell, metrics)
+            row |= _beside_paper(row["paper_accuracy"], metrics)
         row |= _interval("majority", metrics, metrics["problems"])
     if cell["generation"]:
         generated = read_json(cell["generation"])
@@ -257,15 +262,13 @@ def _interval(share: str, measured: dict, problems: int) -> dict[str, float]:
     return dict(zip((f"{share}_low", f"{share}_high"), ends, strict=True))
 
 
-def _beside_paper(cell: dict, metrics: dict) -> dict[str, Any]:
-    """The paper's accuracy, and how far ours is above it: the interval is of ours alone."""
-    theirs = printed("accuracy").get(_printed_as(cell))
+def _beside_paper(theirs: float | None, metrics: dict) -> dict[str, float]:
+    """How far our accuracy is above the paper's: the interval is of ours alone."""
     if theirs is None:
         return {}
     difference, se = metrics["accuracy"] - theirs, metrics["accuracy_se"]
     reach = math.nan if se is None else half_width(se, metrics["problems"])
     return {
-        "paper_accuracy": theirs,
         "paper_difference": difference,
         "paper_difference_low": difference - reach,
         "paper_difference_high": difference + reach,
@@ -283,6 +286,23 @@ def _runtime(measured: dict) -> dict[str, Any]:
                 row[f"{value}_{name}"] = batches[batch][value]
                 row[f"{value}_{name}_se"] = batches[batch].get(f"{value}_se")
     return row | {"batch": larger}
+
+
+def _dense_runtime(cells: list[dict], model: str) -> dict[str, Any]:
+    """The dense model's speed and peak memory: medians of what the model's cells were timed in turn with."""
+    found: dict[str, list[float]] = {}
+    timed = {cell["runtime"]: None for cell in cells if cell["model"] == model and cell["runtime"]}
+    for path in timed:
+        measured = read_json(path)
+        batches = {
+            batch: {"tokens_per_second": of["dense_tokens_per_second"], "speedup": None}
+            for batch, of in measured["batches"].items()
+        }
+        memory = {"peak_memory_bytes": measured["dense_peak_memory_bytes"]}
+        for key, value in _runtime(memory | {"batches": batches}).items():
+            if value is not None:
+                found.setdefault(key, []).append(value)
+    return {key: statistics.median(values) for key, values in found.items()}
 
 
 def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rac.errors import RacError
@@ -25,6 +26,7 @@ TEXT = (
     "code_version",
 )
 SHARES = ("finished", "looping")
+HELDOUT = ("thoughts", "text")
 CELL = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
 
 
@@ -54,7 +56,7 @@ def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 
     Returns:
         Columns of the cell, `value`, `{value}_low`, `{value}_high` (NaN without a standard error); all
-        three NaN where the cell is missing.
+        three NaN where the cell is missing. A solved problem costs infinitely many tokens where none was.
     """
     column = "finished" if value == "unfinished" else value
     numbers, ends = rows[column].astype(float), intervals(rows, column)
@@ -63,6 +65,9 @@ def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
             1 - numbers,
             pd.DataFrame({"low": 1 - ends["high"], "high": 1 - ends["low"]}),
         )
+    if value == "tokens_per_solved":
+        unsolved = (rows["accuracy"] == 0) & rows["tokens_mean"].notna()
+        numbers = numbers.mask(unsolved, math.inf)
     frame = rows[CELL].assign(
         **{value: numbers, f"{value}_low": ends["low"], f"{value}_high": ends["high"]}
     )
@@ -109,9 +114,10 @@ def samples(rows: pd.DataFrame) -> bool:
 
 
 def losses(rows: pd.DataFrame) -> pd.DataFrame:
-    """The cells whose losses were measured, in nats a token, with their 95 % intervals."""
+    """The cells whose losses were measured, in nats a token, with 95 % intervals, and perplexities (exp)."""
     both = measured(rows, "loss_text").merge(measured(rows, "loss_thoughts"), on=CELL)
-    return both.dropna(subset=["loss_text", "loss_thoughts"]).reset_index(drop=True)
+    both = both.dropna(subset=["loss_text", "loss_thoughts"]).reset_index(drop=True)
+    return both.assign(**{f"perplexity_{of}": np.exp(both[f"loss_{of}"]) for of in HELDOUT})
 
 
 def lines(frame: pd.DataFrame) -> pd.DataFrame:

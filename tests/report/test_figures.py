@@ -125,6 +125,25 @@ def test_a_missing_cell_breaks_its_line_and_is_marked():
     style.inline(style.svg(dots.figure), "one", "", dots.tips)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_has_no_end_is_marked_where_the_axis_ends(missing):
+    frame = cells("tokens_per_solved").assign(tokens_per_solved_low=None)
+    frame.loc[frame["variant"] == "s-0.6", "tokens_per_solved"] = float("inf")
+    frame.loc[frame["variant"] == "s-2of4", "tokens_per_solved"] = float("inf")
+    if missing:
+        frame.loc[frame["calibration"] == "c4", "tokens_per_solved"] = None
+    for draw, axis in ((partial(figures.against_sparsity, log=True), 1), (figures.dots, 0)):
+        picture = draw(frame, "tokens_per_solved", "tokens", STYLE)
+        axes = picture.figure.axes[0]
+        marks = [line for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata())]
+        ends = [point[axis] for line in marks for point in line.get_xydata()]
+        assert ends.count(0.97) == (2 - missing if axis else 1)
+        assert ends.count(0.03) == (2 * missing if axis else 0)
+        assert "none solved (at the end)" in axes.get_legend_handles_labels()[1]
+        style.inline(style.svg(picture.figure), "one", "", picture.tips)
+    assert style.spoken(float("inf"), False) == "none solved"
+
+
 def test_printed_numbers_are_hollow():
     frame = cells().assign(paper_accuracy=[None, None, 0.65, None, None, None, None])
     picture = figures.against_sparsity(frame, "accuracy", "accuracy", STYLE, share=True)

@@ -45,17 +45,21 @@ def test_the_front_is_what_no_other_cell_beats():
     assert "rac, w4: 85.0 % at 30 (bytes)" in sum(picture.tips.values(), [])
 
 
-def test_the_dense_model_is_as_fast_as_it_was_beside_the_others():
-    speeds = {f"{name}_batch": None for name in ("tokens_per_second", "speedup")}
-    rows = ROWS[:3].assign(tokens_per_second_1=[None, 20, 30], speedup_1=[None, 2, 2], **speeds)
-    found = money.with_dense(rows.astype({name: float for name in [*speeds, "speedup_1"]}))
-    assert found["tokens_per_second_1"].tolist() == [12.5, 20, 30]
-    assert found["tokens_per_second_batch"].isna().all()
+def test_points_have_the_intervals_of_their_accuracy():
+    ends = {"accuracy_low": ROWS["accuracy"] - 0.1, "accuracy_high": ROWS["accuracy"] + 0.05}
+    frame = money.pareto(ROWS.assign(kind=money.kinds(ROWS), **ends), "bytes_on_disk", more=False)
+    picture = money.fronts(frame, "bytes_on_disk", "bytes", 1, style.styles(["c4", "rac"]))
+    assert "rac, w4: 85.0 % [75.0 %, 90.0 %] at 30 (bytes)" in sum(picture.tips.values(), [])
+    drawn = [one.lines[2][0].get_segments() for one in picture.figure.axes[0].containers]
+    assert sorted(len(segments) for segments in drawn) == [1] * len(ROWS)
 
 
 def test_only_what_was_timed_has_a_speed():
     rows = ROWS.assign(kind=money.kinds(ROWS), model="m", speedup_1=None, speedup_batch=None)
+    rows = rows.assign(tokens_per_second_1=None, tokens_per_second_batch=None)
+    rows.loc[3:4, "tokens_per_second_1"] = 20.0
     rows.loc[3:4, ["speedup_1", "speedup_batch"]] = [[1.5, 1.0], [1.25, None]]
+    rows = pd.concat([rows.assign(eval=name) for name in ("sums", "words")], ignore_index=True)
     found = {row.pop("kind"): row for row in money.measured_speed(rows)}
     assert found["structured"] == {"cells": 2, "low": 1.0, "high": 1.5}
     assert found["n:m"]["cells"] == 0 and found["n:m"]["low"] != found["n:m"]["low"]

@@ -26,7 +26,8 @@ def losses(*cells):
     ends = {
         f"{loss}_{end}": None for loss in ("loss_text", "loss_thoughts") for end in ("low", "high")
     }
-    return frame.assign(**ends)
+    perplexities = {"perplexity_text": 20.09, "perplexity_thoughts": 2.718}
+    return frame.assign(**ends, **perplexities)
 
 
 def test_mixtures_run_from_all_thoughts_to_all_text():
@@ -36,7 +37,11 @@ def test_mixtures_run_from_all_thoughts_to_all_text():
     found = dict(zip(mixed["calibration"], mixed["text_share"], strict=True))
     assert found == {"rac": 0, "tenth": 0.1, "half": 0.5, "c4": 1}
     assert list(found) == ["rac", "tenth", "half", "c4"] and set(mixed["variant"]) == {"s"}
-    assert len(outside.front(mixed, style.styles(found)).tips) == 4
+    tips = outside.front(mixed, style.styles(found)).tips
+    assert len(tips) == 4
+    assert tips["tip-0"] == [
+        "rac, s: thoughts 1.000, text 3.000 nats a token (perplexities 2.718 and 20.09)"
+    ]
 
 
 def test_two_ends_are_no_mixture():

@@ -192,7 +192,9 @@ def test_missing_files_are_listed(made, tmp_path):
 @pytest.fixture(scope="module")
 def two_cells(made, tmp_path_factory):
     """Words of the page of a dense cell and a compressed one that was timed."""
-    speed = {"1": {"tokens_per_second": 20.0, "speedup": 1.254}}
+    speed = {
+        "1": {"tokens_per_second": 20.0, "speedup": 1.254, "dense_tokens_per_second": 15.9},
+    }
     cells = [
         made.dense([1], texts=["one and one</think>So \\boxed{2}."]),
         made.cell(
@@ -201,7 +203,11 @@ def two_cells(made, tmp_path_factory):
             [0],
             texts=["one " * 6000],
             finished=[False],
-            runtime={"batches": speed, "peak_memory_bytes": None},
+            runtime={
+                "batches": speed,
+                "peak_memory_bytes": None,
+                "dense_peak_memory_bytes": 2**21,
+            },
         ),
     ]
     root = tmp_path_factory.mktemp("two")
@@ -219,6 +225,40 @@ def test_tokens_and_run_time_are_shown(two_cells):
     assert "thoughts source of traces tiny – 250 750 75.0 %" in two_cells
     assert "sums eval, dense model tiny – 10 100 90.9 %" in two_cells
     assert "half rac 20.0 1.25 × – – – – 0.0 500" in two_cells
+    assert "dense dense 15.9 – – – – 2.0 0.0 1,000" in two_cells
+
+
+def test_a_cell_that_solves_nothing_has_no_cost_and_is_shown(made, tmp_path):
+    cells = [made.dense([1] * 4)]
+    for sparsity, right in ((0.3, [1, 1, 0, 0]), (0.5, [0] * 4)):
+        more = {"pattern": f"unstructured {sparsity:g}", "sparsity": sparsity}
+        cells.append(made.cell("c4", f"s-{sparsity:g}", right, **more))
+    output = made.page(made.run(tmp_path, cells), tmp_path)
+    words = read_page(output).words()
+    shown = words.partition("tokens for a right answer against sparsity")[2][:400]
+    assert "× at the axis’ end: none solved" in shown and "c4 s-0.5 0.5 none solved – –" in shown
+    with (output.parent / "figures/tokens_per_solved-tiny-sums.csv").open() as stream:
+        costs = {row["variant"]: row["tokens_per_solved"] for row in csv.DictReader(stream)}
+    assert costs == {"dense": "100.0", "s-0.3": "200.0", "s-0.5": "inf"}
+
+
+def test_a_preview_of_nothing_shows_what_the_paper_printed(made, tmp_path, monkeypatch):
+    cells = [made.dense([1] * 4)]
+    for sparsity in (0.3, 0.5):
+        more = {"pattern": f"unstructured {sparsity:g}", "sparsity": sparsity}
+        cells.append(made.cell("c4", f"s-{sparsity:g}", [1] * 4, **more))
+    run = made.run(tmp_path, cells)
+    printed = {("tiny", "c4", f"s-{sparsity:g}", "sums"): sparsity for sparsity in (0.3, 0.5)}
+    monkeypatch.setattr(
+        "rac.report.summary.printed", lambda column, budget=None: {} if budget else printed
+    )
+    lost = ("model_json", "scores", "metrics", "generation", "compression", "dense_scores")
+    run["cells"] = [cell | dict.fromkeys(lost) for cell in run["cells"]]
+    run["generations"].clear()
+    output = made.page(run, tmp_path)
+    assert "hollow: printed in the paper" in read_page(output).words()
+    text = output.read_text(encoding="utf-8")
+    assert text.count('data-tip="printed in the paper') == 2
 
 
 def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):

@@ -28,15 +28,17 @@ def run(made, tmp_path):
     """Four problems: dense 4/4, c4 0/4, prompts 1/4 and rac 3/4 right."""
     speed = {
         "batches": {
-            "1": {"tokens_per_second": 20.0, "speedup": 1.25},
-            "4": {"tokens_per_second": 60.0, "speedup": 1.5},
-            "16": {"tokens_per_second": 90.0, "speedup": 0.75},
+            "1": {"tokens_per_second": 20.0, "speedup": 1.25, "dense_tokens_per_second": 16.0},
+            "4": {"tokens_per_second": 60.0, "speedup": 1.5, "dense_tokens_per_second": 40.0},
+            "16": {"tokens_per_second": 90.0, "speedup": 0.75, "dense_tokens_per_second": 120.0},
         },
         "peak_memory_bytes": 12345,
+        "dense_peak_memory_bytes": 23456,
     }
+    again = speed | {"dense_peak_memory_bytes": 23458, "peak_memory_bytes": None}
     cells = [
         made.cell("c4", "half", [0, 0, 0, 0], layer_error=0.25),
-        made.cell("prompts", "half", [1, 0, 0, 0]),
+        made.cell("prompts", "half", [1, 0, 0, 0], runtime=again),
         made.cell(
             "rac",
             "half",
@@ -87,6 +89,27 @@ def test_rows_hold_the_numbers_computed_by_hand(run, tmp_path):
     assert rows[3]["dense_sha256"] == "tiny-sha"
     assert {row["code_version"] for row in rows} == {"0.1+code"}
     assert rows[1]["layer_error"] == "0.25"
+
+
+def test_the_dense_cell_has_the_speed_that_others_were_timed_in_turn_with(run, tmp_path):
+    dense = table(summarized(run, tmp_path))[0]
+    speeds = ("tokens_per_second_1", "tokens_per_second_batch", "batch", "peak_memory_bytes")
+    assert [float(dense[key]) for key in speeds] == [16, 120, 16, 23457]
+    errors = [key for key in COLUMNS if key.startswith(("speedup", "tokens_per_second"))]
+    assert {dense[key] for key in errors if key not in speeds} == {""}
+
+
+def test_what_the_paper_printed_stays_where_a_cell_is_missing(run, tmp_path, monkeypatch):
+    model, name = run["cells"][0]["model"], run["cells"][0]["eval"]
+    value = {(model, "c4", "half", name): 0.356}
+    monkeypatch.setattr(
+        "rac.report.summary.printed", lambda column, budget=None: {} if budget else value
+    )
+    lost = ("scores", "metrics", "generation")
+    run["cells"][0] |= dict.fromkeys(lost)
+    c4 = table(summarized(run, tmp_path))[1]
+    assert (c4["calibration"], c4["accuracy"], c4["paper_accuracy"]) == ("c4", "", "0.356")
+    assert c4["paper_difference"] == c4["paper_difference_low"] == ""
 
 
 def test_what_was_not_measured_is_empty(run, tmp_path):

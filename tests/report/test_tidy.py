@@ -210,6 +210,26 @@ def test_a_cell_that_was_to_be_evaluated_and_is_not_is_missing():
     assert len(tidy.measured(frame, "accuracy")) == 2
 
 
+def test_a_solved_problem_costs_infinitely_much_where_none_was():
+    frame = CELLS[:4].assign(eval="sums", accuracy=[0.5, 0.0, None, 0.0], loss=None)
+    frame = frame.assign(tokens_mean=[9.0, 9.0, None, None], tokens_per_solved=[18.0, *[None] * 3])
+    found = tidy.measured(frame, "tokens_per_solved")
+    assert found["variant"].tolist() == [
+        "dense",
+        "s-0.3",
+        "s-0.6",
+    ]  # and no choices, without tokens
+    assert found["tokens_per_solved"].tolist()[:2] == [18, float("inf")]
+    assert found["tokens_per_solved"].isna().tolist() == [False, False, True]
+
+
+def test_losses_have_their_perplexities():
+    frame = CELLS[:1].assign(loss_text=2.0, loss_text_se=0.1, loss_thoughts=0.0, loss_thoughts_se=0)
+    found = tidy.losses(frame).iloc[0]
+    assert found["perplexity_text"] == pytest.approx(7.389056)
+    assert found["perplexity_thoughts"] == 1
+
+
 def test_the_lowest_error_is_counted_by_layer():
     def layers(*errors):
         keys = {"projection": "q_proj", "error_prompt": 0.5}
