@@ -96,7 +96,10 @@ FIXED = {
     "rac": Style("#0072B2", "D"),
 }
 ROLES = {"web": "c4"}  # the paper's C4
-OTHERS = ("#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C564B")
+# Far apart, from those above and from INK, also for who sees no red or no green (tests/report/test_style.py).
+OTHERS = (
+    *("#CC79A7", "#E69F00", "#56B4E9", "#993322", "#7766FF", "#99CC77", "#1F2FA8", "#FF99AA"),
+)
 MARKERS = ("^", "v", "P", "*", "h", "p", "<", ">", "d", "8")
 
 
@@ -118,22 +121,30 @@ def points_tick(difference: float, _: Any) -> str:
 def styles(calibrations: Iterable[str]) -> dict[str, Style]:
     """A style for each calibration: fixed for the usual names, by first appearance for others.
 
-    A name that ends like a usual one (math-rac) looks like it, if no other of the run does.
+    A name that ends like a usual one (math-rac), or else begins like one (web-60k), looks like it, if no
+    other of the run does. Where there are more others than colours, a colour comes again with another marker.
     """
     names = list(dict.fromkeys(calibrations))
-    found, others = dict(FIXED), 0
-    taken = {name for name in names if name in FIXED}
-    for name in names:
-        role = ROLES.get(name, name.rpartition("-")[2])
-        if name in FIXED:
-            continue
-        if role in FIXED and role not in taken:
-            found[name] = FIXED[role]
-            taken.add(role)
-        else:
-            found[name] = Style(OTHERS[others % len(OTHERS)], MARKERS[others % len(MARKERS)])
-            others += 1
-    return found
+    roles: dict[str, str] = {}
+    for part in (lambda name: name, _last_part, _first_part):
+        for name in names:
+            role = ROLES.get(part(name), part(name))
+            if role in FIXED and name not in roles and role not in roles.values():
+                roles[name] = role
+    others = [name for name in names if name not in roles]
+    found = {
+        name: Style(OTHERS[i % len(OTHERS)], MARKERS[(i + i // len(OTHERS)) % len(MARKERS)])
+        for i, name in enumerate(others)
+    }
+    return FIXED | found | {name: FIXED[role] for name, role in roles.items()}
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("-")[2]
+
+
+def _first_part(name: str) -> str:
+    return name.partition("-")[0]
 
 
 def series(

@@ -77,23 +77,6 @@ def test_an_interval_that_rounding_moved_past_its_value_is_drawn():
     assert set(below) == {0} and set(above) == {0.1}
 
 
-def test_a_calibration_looks_the_same_whatever_else_is_there():
-    assert style.styles(["x", "rac"])["rac"] == style.styles(["rac", "c4"])["rac"]
-    named = style.styles([f"other{i}" for i in range(7)])
-    assert len({named[f"other{i}"] for i in range(5)}) == 5
-    assert len(set(named.values()) - set(style.FIXED.values())) == 7
-    assert named["other5"].colour == named["other0"].colour
-
-
-def test_the_papers_calibrations_look_like_the_demos():
-    named = style.styles(["web", "math-prompts", "math-rac"])
-    assert [named[name] for name in ("web", "math-prompts", "math-rac")] == [
-        style.FIXED[name] for name in ("c4", "prompts", "rac")
-    ]
-    both = style.styles(["rac", "math-rac", "code-rac"])
-    assert len({both[name] for name in ("rac", "math-rac", "code-rac")}) == 3
-
-
 def test_points_say_what_they_are():
     picture = figures.against_sparsity(cells(), "accuracy", "accuracy", STYLE, share=True)
     root = ElementTree.fromstring(style.inline(style.svg(picture.figure), "one", "", picture.tips))
