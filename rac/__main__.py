@@ -333,21 +333,22 @@ def summary(
 def report(
     config: Annotated[Any, definition(configuration.Config)],
     summary: Annotated[Path, typer.Option(help="comparisons.csv and budgets.csv lie beside it")],
+    options: Annotated[str, typer.Option(help="of snakemake, that choose the run")],
     output: Output,
 ) -> None:
     """The page of a run."""
-    _write_page(config, summary, output)
+    _write_page(config, summary, options, output)
 
 
 def _write_page(
-    config: Any, summary: Path, output: Path, lacking: list[dict] | None = None
+    config: Any, summary: Path, options: str, output: Path, lacking: list[dict] | None = None
 ) -> None:
     from rac import matrix
     from rac.provenance import provenance
     from rac.report import page, times
 
     made = provenance("report")["provenance"]
-    command = f"snakemake --cores {made['machine']['cores']} --config run={config.run}"
+    command = f"snakemake --cores {made['machine']['cores']} {options}"
     cells = matrix.report_cells(config)
     run = {(*cell,) for cell in matrix.plan(config, config.run).cells}
     names = list(dict.fromkeys(model for model, *_ in run))
@@ -357,7 +358,7 @@ def _write_page(
         summary.with_name("budgets.csv"),
         **cells,
         config=config.model_dump(mode="json"),
-        provenance={"command": command, "page": made},
+        provenance={"command": command, "this machine": times.machine(), "page": made},
         output=output,
         stages=times.stage_times(Path("results"), sorted(names), run),
         lacking=lacking,
@@ -373,6 +374,7 @@ def preview(
     from rac import matrix
     from rac.report import preview as previews
     from rac.report.summary import summarize
+    from rac.rules import chosen_by
 
     settings = matrix.restrict(_read_config(config, run))
     cells = matrix.summary_cells(settings)
@@ -380,7 +382,8 @@ def preview(
     output = Path("results/preview/summary.csv")
     identity, version = matrix.identity(settings), matrix.code_version()
     summarize(previews.so_far(cells), settings.run, identity, version, output)
-    _write_page(settings, output, output.with_name("report.html"), lacking)
+    options = chosen_by(settings, [] if config == Path("config.yaml") else [config])
+    _write_page(settings, output, options, output.with_name("report.html"), lacking)
     print(f"{len(cells) - len(lacking)} of {len(cells)} cells are complete: {output.parent}")
 
 

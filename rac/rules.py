@@ -6,6 +6,7 @@ A rule writes `ask("threads")`, and holds no logic itself. Imports no torch.
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -387,6 +388,20 @@ def overlap_spec(config: Config, wildcards: Any) -> str:
 def run_config(config: Config, wildcards: Any) -> str:
     """The definitions that the active run hangs on, as JSON."""
     return json.dumps(defining(config))
+
+
+def chosen_by(config: Config, files: Iterable[str | os.PathLike[str]]) -> str:
+    """The options of Snakemake that choose the configuration and the active run, for a shell.
+
+    Args:
+        config: the configuration.
+        files: those given by --configfile; shown relative to the working directory where they lie in it.
+    """
+    here = Path.cwd()
+    paths = [Path(file).absolute() for file in files]
+    named = [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    options = ["--configfile", *named] if named else []
+    return shlex.join([*options, "--config", f"run={config.run}"])
 
 
 def show_table(file: str) -> None:

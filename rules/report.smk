@@ -25,7 +25,8 @@ rule report:
         "../envs/rac.yaml"
     params:
         config=ask("run_config"),
+        options=asked.chosen_by(settings, workflow.overwrite_configfiles),
         code=stage("report"),
     shell:
         "python -m rac report --config {params.config:q} --summary {input.summary:q}"
-        " --output {output.page:q} > {log:q} 2>&1"
+        " --options {params.options:q} --output {output.page:q} > {log:q} 2>&1"

@@ -31,6 +31,14 @@ def settings() -> config.Config:
     return config.validate(VALUES)
 
 
+def test_the_line_that_reproduces_a_page_names_its_configuration(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert rules.chosen_by(settings, []) == "--config run=demo"
+    files = [tmp_path / "docs/gsm8k.yaml", "/elsewhere/my run.yaml"]
+    options = "--configfile docs/gsm8k.yaml '/elsewhere/my run.yaml' --config run=demo"
+    assert rules.chosen_by(settings, files) == options
+
+
 def test_any_of_matches_the_names_and_nothing_else():
     pattern = rules.any_of(["a.b", "c"])
     assert [bool(re.fullmatch(pattern, name)) for name in ("a.b", "c", "axb", "", "a.b|c")] == [

@@ -1,6 +1,7 @@
 """What a run took and where it ran: Snakemake's benchmark files, and the records beside generations."""
 
 import csv
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def _number(row: dict[str, str], column: str) -> float:
         return float(row.get(column) or 0)
     except ValueError:
         return 0.0
+
+
+def machine(system: Path = Path("/proc")) -> dict[str, str]:
+    """What is known of this machine's "processor" (its model) and "memory" where Linux says it.
+
+    Args:
+        system: the folder of cpuinfo and meminfo.
+    """
+    found = {}
+    for key, file, line in (
+        ("processor", "cpuinfo", r"^model name\s*:\s*(.+)$"),
+        ("memory", "meminfo", r"^MemTotal:\s*(\d+) kB$"),
+    ):
+        try:
+            text = (system / file).read_text(encoding="utf-8")
+        except OSError:
+            continue
+        if said := re.search(line, text, flags=re.MULTILINE):
+            found[key] = said[1].strip()
+    if "memory" in found:
+        found["memory"] = f"{int(found['memory']) / 2**20:.1f} GiB"
+    return found
 
 
 def machines(generations: list[dict]) -> list[dict]:

@@ -39,3 +39,12 @@ def test_machines_are_named_once(tmp_path):
         {"cores": "2", "torch": "2", "cells": "2"},
         {"cores": "8", "torch": "2", "cells": "1"},
     ]
+
+
+def test_the_machine_is_named_as_linux_names_it(tmp_path):
+    assert times.machine(tmp_path) == {}
+    cpu = "processor\t: 0\nmodel name\t: Some CPU @ 2.0GHz\nmodel name\t: Some CPU @ 2.0GHz\n"
+    write_text(tmp_path / "cpuinfo", cpu)
+    assert times.machine(tmp_path) == {"processor": "Some CPU @ 2.0GHz"}
+    write_text(tmp_path / "meminfo", "MemTotal:       16318480 kB\nMemFree:  5 kB\n")
+    assert times.machine(tmp_path)["memory"] == "15.6 GiB"

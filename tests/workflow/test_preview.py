@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 
@@ -35,6 +36,7 @@ def test_a_run_that_failed_in_places_has_a_page_that_says_so(finished):
     assert [bool(row["accuracy"]) for row in rows] == [True, False, True]
     page = (folder / "report.html").read_text()
     assert "× missing" in page and "failed: the disk is full" in page
+    assert re.search(r">snakemake --cores \d+ --config run=\w+<", page)
     # None of it counts as made.
     assert finished.planned() == {"score": 1, "summary": 1, "report": 1}
 
