@@ -1,10 +1,14 @@
 """Outside reasoning: what a calibration keeps for thoughts, and what it loses on general text."""
 
+import math
+import re
+
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rac.evaluate.statistics import half_width, ratio
 from rac.report import tidy
 from rac.report.figures import called, line_kind
 from rac.report.style import RC, SIZE, Picture, Style, bars, legend, log_axis, series
@@ -48,6 +52,76 @@ def mixtures(definitions: dict, frame: pd.DataFrame) -> pd.DataFrame:
             if len(group) > max(len(best), 2):
                 best = group.sort_values("text_share")
     return best
+
+
+def text_differences(cells: list[dict], baseline: str) -> pd.DataFrame:
+    """Loss on held-out text less that with `baseline`, paired by sequence.
+
+    Args:
+        cells: dicts of "calibration" and "per_sequence" of diagnostics.json, of one model and variant.
+        baseline: the calibration that others are compared with.
+
+    Returns:
+        Columns calibration, difference (nats a token), low and high (95 %); no rows without the baseline.
+    """
+    texts = {cell["calibration"]: cell["per_sequence"]["text"] for cell in cells}
+    rows = []
+    for name in texts if baseline in texts else ():
+        pairs = zip(texts[name], texts[baseline], strict=True)
+        difference, se = ratio([(ours[0] - theirs[0], ours[2]) for ours, theirs in pairs])
+        reach = math.nan if se is None else half_width(se, len(texts[name]))
+        rows.append((name, difference, difference - reach, difference + reach))
+    return pd.DataFrame(rows, columns=["calibration", "difference", "low", "high"])
+
+
+def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) -> str:
+    """Whether a mixture keeps the accuracy of all thoughts and the loss on text of all text, as a sentence.
+
+    One keeps them if its paired 95 % interval does not show it to be worse.
+
+    Args:
+        mixed: of `mixtures`.
+        text: of `text_differences` to the calibration of all text.
+        accuracy: of `tidy.against` the calibration of all thoughts, which comes first.
+
+    Returns:
+        The sentence; empty where one of the two ends, or what is compared, was not measured.
+    """
+    ends = mixed.set_index("text_share")["calibration"]
+    if not {0.0, 1.0} <= set(ends.index) or text.empty or accuracy.empty:
+        return ""
+    shares = mixed.set_index("calibration")["text_share"].drop([ends[0.0], ends[1.0]])
+    lost = text.set_index("calibration")
+    known = [name for name in shares.index if name in lost.index]
+    worse = set(accuracy.loc[accuracy["low"] > 0, "baseline"])
+    strong = [name for name in known if name in set(accuracy["baseline"]) - worse]
+    both = [name for name in strong if not lost.loc[name, "low"] > 0]
+    if not strong:
+        return f"None of {len(known)} mixtures does: accuracy with each is below that with {ends[0.0]}."
+    found = both or [min(strong, key=lambda name: lost.loc[name, "difference"])]
+    said = []
+    for name in found:
+        of = accuracy[accuracy["baseline"] == name]
+        accurate = " and ".join(
+            f"{-100 * row.difference:+.1f} points [{-100 * row.high:.1f}, {-100 * row.low:.1f}] on {row.eval}"
+            for row in of.itertuples()
+        )
+        row = lost.loc[name]
+        said.append(
+            f"{name} ({shares[name]:.0%} text: accuracy {accurate}, loss on text "
+            f"{row['difference']:+.3f} nats a token [{row['low']:.3f}, {row['high']:.3f}])"
+        )
+    if both:
+        sentence = (
+            f"Of {len(known)} mixtures these are not shown to be below {ends[0.0]} in accuracy, nor above "
+            f"{ends[1.0]} in loss on text: {'; '.join(said)}. What is not shown may still be there."
+        )
+    else:
+        sentence = (
+            f"None of {len(known)} mixtures does: of those not shown to be below {ends[0.0]} in accuracy "
+            f"the one nearest to {ends[1.0]} in loss on text is still above it, {said[0]}."
+        )
+    return re.sub(r"(?<=[ \[])-(?=\d)", "−", sentence)
 
 
 def front(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:

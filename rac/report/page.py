@@ -92,11 +92,12 @@ def report(
         for this in evals
     ]
     claimed = [this["differences"] for this in evals if not this["general"]]
-    lowest = []
+    lowest, mixtures = [], []
     for _, group in rows.groupby("model", sort=False):
-        job, best = _model(group, diagnostics, overlaps, config, missing, styles)
+        job, best, answer = _model(group, compared, diagnostics, overlaps, config, missing, styles)
         jobs.append(job)
         lowest += best
+        mixtures += answer
     tokens = answers.source_tokens(sources, missing) + answers.eval_tokens(generations, missing)
     gained = pd.concat([this["gains"] for this in evals if len(this["gains"])] or [pd.DataFrame()])
     jobs.append(partial(gallery_model.of_tokens, tokens, gained, styles))
@@ -119,6 +120,7 @@ def report(
             headline=tidy.headline(pd.concat([compared[:0], *claimed])),
             pictures=pictures,
             lowest=lowest,
+            mixtures=mixtures,
             style=styles,
             tokens=tokens,
             speeds=money.measured_speed(rows),
@@ -186,13 +188,14 @@ def _eval(
 
 def _model(
     rows: pd.DataFrame,
+    compared: pd.DataFrame,
     diagnostics: list[dict],
     overlaps: list[dict],
     config: dict,
     missing: list[str],
     styles: dict[str, style.Style],
-) -> tuple[Callable, list[dict]]:
-    """What draws a model's held-out data, and in how many layers each calibration is best."""
+) -> tuple[Callable, list[dict], list[dict]]:
+    """What draws a model's held-out data, in how many layers each calibration is best, and of mixtures."""
     model = rows["model"].iloc[0]
     once = rows.drop_duplicates(["calibration", "variant"])
     variant = tidy.shown_variant(once) or ""
@@ -218,7 +221,27 @@ def _model(
         *(once, frame, variant, subject or "", by_token, alike, mixed, styles),
     )
     best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
-    return job, best
+    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model, diagnostics)}]
+    return job, best, mixtures if len(mixed) else []
+
+
+def _of_mixtures(
+    mixed: pd.DataFrame, compared: pd.DataFrame, model: str, diagnostics: list[dict]
+) -> str:
+    """Whether a mixture keeps both, of `outside.keeps_both`."""
+    if mixed.empty:
+        return ""
+    variant, ends = mixed["variant"].iloc[0], mixed["calibration"]
+    cells = [
+        cell | {"per_sequence": read_json(cell["path"])["per_sequence"]}
+        for cell in diagnostics
+        if (cell["model"], cell["variant"]) == (model, variant)
+        and cell["calibration"] in set(mixed["calibration"])
+        and Path(cell["path"]).exists()
+    ]
+    here = compared[(compared["model"] == model) & (compared["variant"] == variant)]
+    accuracy = tidy.against(here, ends.iloc[0])
+    return outside.keeps_both(mixed, outside.text_differences(cells, ends.iloc[-1]), accuracy)
 
 
 def environment() -> jinja2.Environment:

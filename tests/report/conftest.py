@@ -120,6 +120,10 @@ def write_run(
                     ],
                     "error_decode": decode,
                     "error_prompt": prompt,
+                    "per_sequence": {
+                        role: [[5 * loss - 0.02, 0.1, 5], [5 * loss + 0.02, 0.1, 5]]
+                        for role, loss in zip(("thoughts", "text"), losses, strict=True)
+                    },
                     "losses": {
                         role: {
                             "source": role,

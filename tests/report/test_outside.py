@@ -1,4 +1,5 @@
 import pandas as pd
+import pytest
 
 from rac.report import outside, style
 
@@ -48,3 +49,74 @@ def test_two_ends_are_no_mixture():
     definitions = {"sources": SOURCES, "calibrations": CALIBRATIONS}
     assert outside.mixtures(definitions, losses(("c4", "s"), ("rac", "s"))).empty
     assert outside.mixtures({}, losses(("c4", "s"))).empty
+
+
+def test_text_is_compared_sequence_by_sequence():
+    """Two sequences whose losses differ by 1 and 3 nats over 10 and 10 tokens: 0.2 ± 0.1."""
+    cells = [
+        {"calibration": "c4", "per_sequence": {"text": [[30.0, 0, 10], [50.0, 0, 10]]}},
+        {"calibration": "half", "per_sequence": {"text": [[31.0, 0, 10], [53.0, 0, 10]]}},
+    ]
+    found = outside.text_differences(cells, "c4").set_index("calibration")
+    assert found.loc["c4"].tolist() == [0, 0, 0]
+    half = 12.7062 * 0.1  # the 97.5 % quantile of Student's t with one degree of freedom
+    assert found.loc["half"].tolist() == pytest.approx([0.2, 0.2 - half, 0.2 + half], abs=1e-4)
+    assert outside.text_differences(cells, "rac").empty
+    one = [cell | {"per_sequence": {"text": cell["per_sequence"]["text"][:1]}} for cell in cells]
+    assert outside.text_differences(one, "c4")["low"].isna().all()
+
+
+def answer(accuracy, text):
+    """The sentence of two mixtures: intervals of RAC − mixture in accuracy, and of text above C4."""
+    mixed = pd.DataFrame(
+        [("rac", 0.0), ("tenth", 0.1), ("half", 0.5), ("c4", 1.0)],
+        columns=["calibration", "text_share"],
+    ).assign(variant="s")
+    names = ("tenth", "half")
+    rows = [
+        {"calibration": "rac", "baseline": name, "eval": "sums", "difference": (low + high) / 2}
+        | {"low": low, "high": high}
+        for name, (low, high) in zip(names, accuracy, strict=True)
+    ]
+    lost = [
+        (name, (low + high) / 2, low, high) for name, (low, high) in zip(names, text, strict=True)
+    ]
+    columns = ["calibration", "difference", "low", "high"]
+    return outside.keeps_both(mixed, pd.DataFrame(lost, columns=columns), pd.DataFrame(rows))
+
+
+OPEN, UP = (-0.02, 0.06), (0.03, 0.09)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "text", "said"),
+    [
+        (
+            (OPEN, UP),
+            (OPEN, OPEN),
+            "Of 2 mixtures these are not shown to be below rac in accuracy, nor above c4 in loss on text: "
+            "tenth (10% text: accuracy −2.0 points [−6.0, 2.0] on sums, loss on text +0.020 nats a token "
+            "[−0.020, 0.060]). What is not shown may still be there.",
+        ),
+        (
+            (OPEN, OPEN),
+            ((0.05, 0.09), (0.03, 0.05)),
+            "None of 2 mixtures does: of those not shown to be below rac in accuracy the one nearest "
+            "to c4 in loss on text is still above it, half (50% text: accuracy −2.0 points [−6.0, 2.0] on "
+            "sums, loss on text +0.040 nats a token [0.030, 0.050]).",
+        ),
+        (
+            (UP, UP),
+            (OPEN, OPEN),
+            "None of 2 mixtures does: accuracy with each is below that with rac.",
+        ),
+    ],
+)
+def test_whether_a_mixture_keeps_both_follows_the_intervals(accuracy, text, said):
+    assert answer(accuracy, text) == said
+
+
+def test_without_an_end_nothing_is_said_of_mixtures():
+    mixed = pd.DataFrame({"calibration": ["half", "c4"], "text_share": [0.5, 1.0], "variant": "s"})
+    some = pd.DataFrame({"calibration": ["half"], "low": [0.0]})
+    assert outside.keeps_both(mixed, some, some) == ""

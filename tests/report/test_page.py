@@ -156,6 +156,11 @@ def test_one_cell_is_a_page(made, tmp_path):
     page = read_page(made.page(run, tmp_path))
     assert "A compressed reasoning model, measured" in page.words()
     assert page.words().count("Not measured in this run.") >= 3
+    for name in ("ablations", "mixtures"):
+        assert (
+            f"For the embedded reasoner snakemake --cores 2 --config run={name} does."
+            in page.words()
+        )
     assert page.words().count("tiny, sums, dense and nothing else") == 2  # lengths and budgets
 
 
