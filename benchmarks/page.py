@@ -2,9 +2,9 @@
 
     python benchmarks/page.py
 
-The numbers are drawn at random; models have 28 blocks, evals 200 problems, answers 2,500 characters; the
-definitions are those of the run `paper`. Prints a line: cells, figures, seconds of wall time, megabytes of
-the page.
+The numbers are drawn at random, and every column has one; models have 28 blocks, evals 200 problems, answers
+2,500 characters; the definitions are those of the run `paper`. Prints a line: cells, figures, seconds of wall
+time, megabytes of the page.
 """
 
 import csv
@@ -13,6 +13,7 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,9 +22,11 @@ from rac.artifacts import write_json, write_jsonl, write_text
 from rac.evaluate.statistics import share_interval
 from rac.matrix import defining
 from rac.overlaps import COLUMNS as OVERLAPS
+from rac.provenance import provenance
 from rac.report import summary, tidy
 from rac.report.page import report
 
+ROOT = Path(__file__).parents[1]
 MODELS = [f"model-{i}" for i in range(5)]
 EVALS = ["math", "code"]
 CALIBRATIONS = ["c4", "prompts", "rac", "decode-only", "mix-0.5", "mix-0.1", "off-policy"]
@@ -35,31 +38,56 @@ SHOWN, PROBLEMS = "sparsegpt-0.5", 200
 
 
 def main() -> None:
-    draw = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        rows = [row for pair in itertools.product(MODELS, EVALS) for row in _rows(*pair, draw)]
-        _write(root / "summary.csv", summary.COLUMNS, rows)
-        compared = [
-            row for pair in itertools.product(MODELS, EVALS) for row in _compared(*pair, draw)
-        ]
-        _write(root / "comparisons.csv", summary.COMPARED, compared)
-        budgets = [
-            {key: row[key] for key in ("model", "calibration", "variant", "eval", "accuracy_se")}
-            | {"budget": budget, "accuracy": row["accuracy"] * budget / 8192}
-            | {f"accuracy_{end}": row[f"accuracy_{end}"] * budget / 8192 for end in ("low", "high")}
-            for row in rows
-            for budget in (1024, 2048, 4096, 8192)
-        ]
-        _write(root / "budgets.csv", summary.BUDGETS, budgets)
-        beside = _beside(root, rows, draw)
-        tables = [root / f"{name}.csv" for name in ("summary", "comparisons", "budgets")]
+        arguments = made(Path(folder))
         start = time.perf_counter()
-        report(*tables, *beside, _definitions(), {"page": {}}, root / "report.html")
+        report(**arguments)
         seconds = time.perf_counter() - start
-        size = (root / "report.html").stat().st_size / 1e6
-        figures = len(list((root / "figures").glob("*.svg")))
-        print(f"{len(rows)} cells, {figures} figures: {seconds:.1f} s, {size:.2f} MB")
+        page = arguments["output"]
+        figures = len(list(page.with_name("figures").glob("*.svg")))
+        count = len(tidy.read(arguments["summary"]))
+        megabytes = page.stat().st_size / 1e6
+        print(f"{count} cells, {figures} figures: {seconds:.1f} s, {megabytes:.2f} MB")
+
+
+def made(root: Path) -> dict[str, Any]:
+    """Write all that a run of 500 cells leaves; returns the arguments of `rac.report.page.report`."""
+    draw = random.Random(0)
+    pairs = list(itertools.product(MODELS, EVALS))
+    rows = [row for pair in pairs for row in _rows(*pair, draw)]
+    compared = [row for pair in pairs for row in _compared(*pair, draw)]
+    budgets = [
+        row | {"budget": budget, "accuracy": row["accuracy"] * budget / 8192}
+        for row in rows
+        for budget in (1024, 2048, 4096, 8192)
+    ]
+    tables = {
+        "summary": (summary.COLUMNS, rows),
+        "comparisons": (summary.COMPARED, compared),
+        "budgets": (summary.BUDGETS, budgets),
+    }
+    for name, (columns, of_table) in tables.items():
+        _write(root / f"{name}.csv", columns, of_table)
+    definitions = _definitions()
+    stages = [
+        {"stage": name, "jobs": 99, "wall": 1e5, "cpu": 1e5, "memory": 1e4}
+        for name in ("dataset", "model", "traces", "sources", "hessians", "compress", "requests")
+        + ("generate", "score", "diagnostics", "overlaps", "runtime", "summary")
+    ]
+    lacking = [
+        {key: row[key] for key in ("model", "calibration", "variant", "eval")}
+        | {"lacks": ["scores"], "reason": "out of memory " * 20}
+        for row in rows[::25]
+    ]
+    return {
+        **{name: root / f"{name}.csv" for name in tables},
+        **_beside(root, rows, draw),
+        "config": definitions,
+        "provenance": {"page": provenance("report")["provenance"]},
+        "output": root / "report.html",
+        "stages": stages,
+        "lacking": lacking,
+    }
 
 
 def _rows(model: str, name: str, draw: random.Random) -> list[dict]:
@@ -74,23 +102,31 @@ def _rows(model: str, name: str, draw: random.Random) -> list[dict]:
     keys = ("calibration", "variant", "solver", "pattern", "quantization", "sparsity_asked")
     rows = []
     for cell in cells:
-        right, se = draw.uniform(0.05, 0.95), 0.03
-        low, high = share_interval(right, se, PROBLEMS)
-        losses = {"loss_thoughts": draw.uniform(0.1, 2), "loss_text": draw.uniform(3, 5)}
-        losses["kl_thoughts"] = draw.uniform(0.001, 2)
+        right = draw.uniform(0.05, 0.95)
+        low, high = share_interval(right, 0.03, PROBLEMS)
+        texts = dict.fromkeys(tidy.TEXT, "0123456789abcdef")
+        shares = {
+            key: draw.uniform(0.05, 0.95)
+            for key in summary.COLUMNS
+            if key not in texts and key not in keys
+        }
         numbers = {
+            **texts,
+            **shares,  # of what is not named below
             **{"run": "large", "model": model, "eval": name, "problems": PROBLEMS, "samples": 1},
-            **{"accuracy": right, "accuracy_se": se, "accuracy_low": low, "accuracy_high": high},
-            **{"finished": draw.uniform(0.5, 1), "finished_se": 0.02},
-            **{"looping": draw.uniform(0, 0.2), "looping_se": 0.02},
+            **{"accuracy": right, "accuracy_se": 0.03, "accuracy_low": low, "accuracy_high": high},
             **{"tokens_mean": draw.uniform(1000, 8000), "tokens_mean_se": 90.0},
-            **{"tokens_per_solved": 5000 / right, "seconds_generate": draw.uniform(100, 900)},
-            **{"joules_generate": draw.uniform(1e4, 1e6)},
+            **{"tokens_median": 4000.5, "tokens_p95": 8000.25, "tokens_per_solved": 5000 / right},
+            **{
+                "seconds_generate": draw.uniform(100, 900),
+                "joules_generate": draw.uniform(1e4, 1e6),
+            },
             **{"layer_error_heldout_decode": draw.uniform(0.01, 0.1)},
             **{"layer_error_heldout_prompt": draw.uniform(0.01, 0.1)},
-            **losses,
-            **{f"{loss}_se": 0.01 for loss in losses},
-            **{"bytes_on_disk": draw.choice([10**9, 3 * 10**9]), "peak_memory_bytes": 2**30},
+            **{"loss_thoughts": draw.uniform(0.1, 2), "loss_text": draw.uniform(3, 5)},
+            **{"calibration_tokens": 10**6, "parameters": 10**9, "nonzero_parameters": 5 * 10**8},
+            **{"bytes_on_disk": draw.choice([10**9, 3 * 10**9])},
+            **{"peak_memory_bytes": draw.randint(2**30, 2**31), "batch": 64},
             **{"tokens_per_second_1": draw.uniform(20, 40), "speedup_1": draw.uniform(0.9, 1.5)},
             **{"tokens_per_second_batch": draw.uniform(500, 900), "speedup_batch": 1.1},
         }
@@ -107,12 +143,13 @@ def _compared(model: str, name: str, draw: random.Random) -> list[dict]:
     ):
         middle = draw.uniform(-0.3, 0.3)
         ends = {"difference": middle, "se": 0.03, "low": middle - 0.06, "high": middle + 0.06}
+        ends |= {"p_value": draw.random(), "p_holm": draw.random(), "detectable": draw.random()}
         names = {"model": model, "eval": name, "variant": variant}
         rows.append(names | {"calibration": other, "baseline": baseline} | ends)
     return rows
 
 
-def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict]]:
+def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list[dict]]:
     """Diagnostics, generations, sources and overlaps, as `rac.matrix.report_cells` lists them."""
     diagnostics, generations, sources, overlaps = [], [], [], []
     for row in rows:
@@ -127,7 +164,9 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict
                     | {f"error_{part}": draw.uniform(0.01, 0.1) for part in ("decode", "prompt")}
                     for block, name in LAYERS
                 ]
-                write_json(folder / "d.json", {"layers": layers})
+                texts = [[draw.uniform(3000, 5000), 9.5, 1000] for _ in range(100)]
+                found = {"layers": layers, "per_sequence": {"text": texts}}
+                write_json(folder / "d.json", found)
                 errors = [
                     [round(draw.uniform(0.01, 0.1), 4) for _ in range(2000)] for _ in range(20)
                 ]
@@ -145,7 +184,13 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict
             write_jsonl(folder / "generations.jsonl.zst", texts)
         paths = {key: str(folder / f"{key}.jsonl.zst") for key in ("generations", "scores")}
         asked = root / row["model"] / "requests" / f"{row['eval']}.jsonl.zst"
-        generations.append(names | {"eval": row["eval"], "requests": str(asked)} | paths)
+        beside = {"requests": str(asked), "problems": str(root / "problems.jsonl")}
+        generations.append(names | {"eval": row["eval"]} | beside | paths)
+    problems = [
+        {"id": f"p{i}", "problem": f"What is {i}? " + "A word " * 100, "answer": str(i)}
+        for i in range(PROBLEMS)
+    ]
+    write_jsonl(root / "problems.jsonl", problems)
     for model, name in itertools.product(MODELS, EVALS):
         asked = root / model / "requests" / f"{name}.jsonl.zst"
         prompts = [
@@ -166,20 +211,26 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> list[list[dict
         path = root / f"{model}.csv"
         write_text(path, "\n".join([",".join(OVERLAPS), *lines]) + "\n")
         overlaps.append({"model": model, "variant": SHOWN, "path": str(path)})
-    return [diagnostics, generations, sources, overlaps]
+    return {
+        "diagnostics": diagnostics,
+        "generations": generations,
+        "sources": sources,
+        "overlaps": overlaps,
+    }
 
 
 def _definitions() -> dict:
     """Those of the run `paper`, as its page shows them."""
-    values = yaml.safe_load(Path("config.yaml").read_text(encoding="utf-8")) | {"run": "paper"}
+    values = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8")) | {"run": "paper"}
     return defining(config.validate(values))
 
 
 def _write(file: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, restval="")
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+    assert all(set(columns) <= set(row) for row in rows)
     assert len(tidy.read(file)) == len(rows)
 
 

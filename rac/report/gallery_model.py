@@ -141,7 +141,14 @@ def _by_token(
     for baseline in [name for name in names if name != subject][:2]:
         ratio = mechanism.ratios(tokens, baseline, subject)
         if len(ratio):
-            above = ratio[ratio["position"] >= 0]["ratio"]
+            thoughts = ratio[ratio["position"] >= 0]
+            parts = {"thoughts": thoughts, "prompts": ratio[ratio["position"] < 0]}
+            medians = " and ".join(
+                f"{spoken(middle, False, low, high)} on {name}"
+                for name, part in parts.items()
+                if len(part)
+                for middle, low, high in [mechanism.median_ratio(part)]
+            )
             geometric = ratio.groupby("sequence", as_index=False)["ratio"].median()
             yield Drawn(
                 "why",
@@ -150,9 +157,9 @@ def _by_token(
                 mechanism.heat(ratio, f"e({baseline}) / e({subject})"),
                 f"{model}, {variant}: token by token, the error with {baseline} over the error with "
                 f"{subject}; above 1 {subject} is better. A row is a held-out problem; dashed: where the "
-                "prompt ends.",
-                f"On thoughts {subject} is better at {(above > 1).mean():.1%} of {len(above):,} tokens; the "
-                f"median ratio is {above.median():.3g}.",
+                f"prompt ends. Medians over tokens: {medians} (95 % intervals: bootstrap over problems).",
+                f"On thoughts {subject} is better at {(thoughts['ratio'] > 1).mean():.1%} of "
+                f"{len(thoughts):,} tokens.",
                 geometric.rename(columns={"ratio": "median ratio"}),
             )
 

@@ -24,6 +24,7 @@ from rac.report.style import (
     spoken,
 )
 
+RESAMPLES = 1000
 BINS = 40  # of token positions in a line
 COLUMNS, PROBLEMS = (
     240,
@@ -129,6 +130,24 @@ def ratios(frame: pd.DataFrame, baseline: str, subject: str) -> pd.DataFrame:
     )
     ratio = (of_baseline / of_subject).replace([0, np.inf], np.nan).dropna()
     return ratio.rename("ratio").reset_index()
+
+
+def median_ratio(frame: pd.DataFrame) -> tuple[float, float, float]:
+    """The median ratio over tokens and its 95 % interval, from `RESAMPLES` bootstrap draws of problems.
+
+    Args:
+        frame: of `ratios`, of some positions.
+    """
+    ordered = frame.sort_values("ratio")
+    problem, _ = pd.factorize(ordered["sequence"])
+    count, numbers = problem.max() + 1, ordered["ratio"].to_numpy()
+    draws = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
+    medians = []
+    for times in draws:
+        tokens = np.cumsum(times[problem])  # how many of the draw are no larger
+        medians.append(numbers[np.searchsorted(tokens, tokens[-1] / 2)])
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return float(np.median(numbers)), float(low), float(high)
 
 
 def heat(frame: pd.DataFrame, label: str) -> Picture:

@@ -1,6 +1,7 @@
 """Stage `report`: the run as one page that needs no network, and its figures as files."""
 
 import base64
+import gzip
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from rac.report import (
 )
 
 ROWS = 40  # of a figure's table that the page shows
+UNPACKED = 200_000  # bytes of a table that the page holds as it is
 SCRIPT = Path(__file__).with_name("page.js")
 LOOK = Path(__file__).with_name("page.css")
 
@@ -102,10 +104,15 @@ def report(
     gained = pd.concat([this["gains"] for this in evals if len(this["gains"])] or [pd.DataFrame()])
     jobs.append(partial(gallery_model.of_tokens, tokens, gained, styles))
     finished = drawing.finish(jobs)
+    texts, looks = style.classes(
+        [
+            style.inline(one.svg, f"f{i}", one.drawn.description, one.drawn.picture.tips)
+            for i, one in enumerate(finished)
+        ]
+    )
     pictures: dict[str, list[dict]] = {}
-    for i, one in enumerate(finished):
+    for one, text in zip(finished, texts, strict=True):
         drawn = one.drawn
-        text = style.inline(one.svg, f"f{i}", drawn.description, drawn.picture.tips)
         picture = {"svg": Markup(text), "caption": drawn.caption, "table": _table(drawn)}
         pictures.setdefault(drawn.topic, []).append(picture)
     script = SCRIPT.read_text(encoding="utf-8")
@@ -134,10 +141,10 @@ def report(
             stages=stages or [],
             energy=bool(rows["joules_generate"].notna().any()),
             machines=times.machines(generations),
-            look=Markup(LOOK.read_text(encoding="utf-8")),
+            look=Markup(LOOK.read_text(encoding="utf-8") + looks),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            downloads={path.name: _data(path) for path in (summary, comparisons, budgets)},
+            downloads=dict(map(_download, (summary, comparisons, budgets))),
         )
     )
     with atomic_folder(output.parent / "figures") as folder:
@@ -313,5 +320,9 @@ def _seeds(config: dict) -> Iterator[tuple[str, Any]]:
     return ((key, value) for key, value in _flat(config) if key.endswith("seed"))
 
 
-def _data(path: Path) -> str:
-    return "data:text/csv;base64," + base64.b64encode(Path(path).read_bytes()).decode()
+def _download(path: Path) -> tuple[str, str]:
+    """The name and the data URL of a table; packed if it is large."""
+    name, data, kind = path.name, path.read_bytes(), "text/csv"
+    if len(data) > UNPACKED:
+        name, data, kind = f"{name}.gz", gzip.compress(data, mtime=0), "application/gzip"
+    return name, f"data:{kind};base64,{base64.b64encode(data).decode()}"

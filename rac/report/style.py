@@ -5,6 +5,7 @@ import io
 import math
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from multiprocessing import util
 from pathlib import Path
@@ -252,6 +253,12 @@ def _one_style(markers: re.Match) -> str:
     return f"{opening}{style}>{inner.replace(style, '')}</g>"
 
 
+def _one_path(paths: re.Match) -> str:
+    """Paths beside each other that look alike, such as error bars, as one."""
+    joined = "".join(re.findall(r' d="([^"]*)"', paths[0]))
+    return f'<path d="{joined}"{paths[1]}'
+
+
 def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -> str:
     """An SVG file's text to stand in a page: ids of its own, a description, and the page's width.
 
@@ -272,6 +279,8 @@ def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -
     text = re.sub(
         r' d="[^"]*"', lambda one: re.sub(r" ?\s?([A-Z]) ?|\s+(?=\")", r"\1", one[0]), text
     )
+    same = r'<path d="[^"]*"( clip-path="[^"]*" style="[^"]*"/>)(?:<path d="[^"]*"\1)+'
+    text = re.sub(same, _one_path, text)
     text = re.sub(r"<g>(<(?:path|text|use) [^>]*(?:/>|>[^<]*</text>))</g>", r"\1", text)
     used = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^")]+)', text))
     short = {old: f"{name}-{i}" for i, old in enumerate(used)}
@@ -287,6 +296,22 @@ def inline(text: str, name: str, description: str, tips: dict[str, list[str]]) -
         f'{view[0]} role="img" aria-label="{escape(description)}">'
     )
     return opening + text[text.index(">") + 1 :]
+
+
+def classes(texts: list[str]) -> tuple[list[str], str]:
+    """The SVGs of a page with the styles that come again as classes, and the rules of these.
+
+    Args:
+        texts: of `inline`; their elements have no other classes.
+    """
+    counts = Counter(found for text in texts for found in re.findall(r' style="([^"]*)"', text))
+    names = {of: f"s{i}" for i, (of, count) in enumerate(counts.most_common()) if count > 1}
+
+    def named(found: re.Match) -> str:
+        return f' class="{names[found[1]]}"' if found[1] in names else found[0]
+
+    rules = "".join(f"svg .{name}{{{of}}}\n" for of, name in names.items())
+    return [re.sub(r' style="([^"]*)"', named, text) for text in texts], rules
 
 
 def _with_tips(text: str, series: str, texts: list[str]) -> str:

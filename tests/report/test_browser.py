@@ -131,6 +131,23 @@ def test_it_opens_quietly_fits_and_can_be_used_by_all(browser, request, kind, si
     page.close()
 
 
+def test_every_section_has_its_figures(browser, whole):
+    page = Opened(browser, whole).page
+    topics = ("claim", "rambling", "why", "money", "outside", "ablations")
+    counts = {
+        topic: page.locator(f"section[aria-labelledby={topic}] figure svg").count()
+        for topic in topics
+    }
+    assert min(counts.values()) > 0, counts
+    drawn = page.locator("figure svg").evaluate_all(
+        "all => all.map(one => one.querySelectorAll('path, use, image').length)"
+    )
+    assert len(drawn) > sum(counts.values()) / 2 and min(drawn) > 5
+    words = page.locator("section[aria-labelledby=outside]").inner_text()
+    assert "mixtures does" in words or "mixtures these are" in words
+    page.close()
+
+
 def test_a_point_says_what_it_is(browser, whole):
     page = Opened(browser, whole).page
     point = page.locator(

@@ -49,3 +49,18 @@ def test_the_map_puts_positions_together_and_draws_the_border(monkeypatch):
 
 def test_no_tokens_are_an_empty_frame():
     assert mechanism.tokens([], "s").empty
+
+
+def test_the_median_ratios_interval_is_the_bootstraps_over_problems():
+    generator = np.random.default_rng(1)
+    problems = [np.exp(generator.normal(i / 5, 0.3, 20 + i)) for i in range(12)]
+    rows = [(i, ratio) for i, of in enumerate(problems) for ratio in of]
+    middle, low, high = mechanism.median_ratio(pd.DataFrame(rows, columns=["sequence", "ratio"]))
+    assert middle == pytest.approx(np.median(np.concatenate(problems)))
+    drawn = [
+        np.median(np.concatenate([problems[i] for i in generator.integers(0, 12, 12)]))
+        for _ in range(1000)
+    ]
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), rel=0.06)
+    one = mechanism.median_ratio(pd.DataFrame({"sequence": 0, "ratio": [1.0, 2.0, 4.0]}))
+    assert one == (2, 2, 2)

@@ -1,4 +1,6 @@
+import base64
 import csv
+import gzip
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
+from rac.report.page import _download
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> \x00 &amp; <img src=x onerror=alert(2)>"
@@ -365,6 +368,18 @@ def test_energy_is_not_measured_only_where_no_cell_has_it(made, tmp_path):
 def test_provenance_is_shown_flat(page):
     assert "versions.rac 9.9 machine.cores 3" in page.words()
     assert "config-sha" in page.words() and "0.1+code" in page.words()
+
+
+def test_large_tables_are_packed(tmp_path):
+    table = tmp_path / "summary.csv"
+    for rows, name in ((10, "summary.csv"), (10**5, "summary.csv.gz")):
+        table.write_text("a,b\n" * rows)
+        found, data = _download(table)
+        kind, packed = data.removeprefix("data:").split(";base64,")
+        whole = base64.b64decode(packed)
+        assert found == name and kind == ("application/gzip" if rows > 10 else "text/csv")
+        assert (gzip.decompress(whole) if rows > 10 else whole) == table.read_bytes()
+    assert len(data) < 10_000
 
 
 def test_no_torch_is_loaded():

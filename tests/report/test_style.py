@@ -1,4 +1,5 @@
 import itertools
+import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
@@ -56,6 +57,29 @@ def test_colours_are_told_apart_and_none_is_the_dense_models(sight):
 
 def test_a_calibration_looks_the_same_whatever_else_is_there():
     assert style.styles(["x", "rac"])["rac"] == style.styles(["rac", "c4"])["rac"]
+
+
+def test_styles_that_come_again_are_said_once():
+    texts = [
+        '<svg><path style="fill:#fff"/><use style="x:1"/></svg>',
+        '<svg><a style="fill:#fff"/></svg>',
+    ]
+    found, rules = style.classes(texts)
+    assert found == [
+        '<svg><path class="s0"/><use style="x:1"/></svg>',
+        '<svg><a class="s0"/></svg>',
+    ]
+    assert rules == "svg .s0{fill:#fff}\n"
+
+
+def test_paths_that_look_alike_are_one():
+    bar = '<path d="M {} 1 L {} 2 " clip-path="url(#p)" style="fill: none; stroke: #000"/>'
+    other = '<path d="M 9 9 L 8 8 " clip-path="url(#p)" style="fill: none; stroke: #fff"/>'
+    clip = '<clipPath id="p"><rect/></clipPath>'
+    text = '<svg viewBox="0"><g>' + "".join(bar.format(i, i) for i in range(3)) + other + clip
+    root = ElementTree.fromstring(style.inline(f"{text}</g></svg>", "one", "", {}))
+    paths = [found.get("d") for found in root.iter() if found.tag.endswith("path")]
+    assert paths == ["M0 1L0 2M1 1L1 2M2 1L2 2", "M9 9L8 8"]
 
 
 def test_calibrations_never_share_colour_and_marker():
