@@ -54,17 +54,18 @@ def mixtures(definitions: dict, frame: pd.DataFrame) -> pd.DataFrame:
     return best
 
 
-def text_differences(cells: list[dict], baseline: str) -> pd.DataFrame:
-    """Loss on held-out text less that with `baseline`, paired by sequence.
+def loss_differences(cells: list[dict], baseline: str, of: str = "text") -> pd.DataFrame:
+    """Loss on held-out data less that with `baseline`, paired by sequence.
 
     Args:
         cells: dicts of "calibration" and "per_sequence" of diagnostics.json, of one model and variant.
         baseline: the calibration that others are compared with.
+        of: "text" or "thoughts".
 
     Returns:
         Columns calibration, difference (nats a token), low and high (95 %); no rows without the baseline.
     """
-    texts = {cell["calibration"]: cell["per_sequence"]["text"] for cell in cells}
+    texts = {cell["calibration"]: cell["per_sequence"][of] for cell in cells}
     rows = []
     for name in texts if baseline in texts else ():
         pairs = zip(texts[name], texts[baseline], strict=True)
@@ -81,7 +82,7 @@ def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) 
 
     Args:
         mixed: of `mixtures`.
-        text: of `text_differences` to the calibration of all text.
+        text: of `loss_differences` to the calibration of all text.
         accuracy: of `tidy.against` the calibration of all thoughts, which comes first.
 
     Returns:

@@ -248,7 +248,7 @@ def _of_mixtures(
     ]
     here = compared[(compared["model"] == model) & (compared["variant"] == variant)]
     accuracy = tidy.against(here, ends.iloc[0])
-    return outside.keeps_both(mixed, outside.text_differences(cells, ends.iloc[-1]), accuracy)
+    return outside.keeps_both(mixed, outside.loss_differences(cells, ends.iloc[-1]), accuracy)
 
 
 def environment() -> jinja2.Environment:

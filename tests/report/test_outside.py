@@ -57,13 +57,13 @@ def test_text_is_compared_sequence_by_sequence():
         {"calibration": "c4", "per_sequence": {"text": [[30.0, 0, 10], [50.0, 0, 10]]}},
         {"calibration": "half", "per_sequence": {"text": [[31.0, 0, 10], [53.0, 0, 10]]}},
     ]
-    found = outside.text_differences(cells, "c4").set_index("calibration")
+    found = outside.loss_differences(cells, "c4").set_index("calibration")
     assert found.loc["c4"].tolist() == [0, 0, 0]
     half = 12.7062 * 0.1  # the 97.5 % quantile of Student's t with one degree of freedom
     assert found.loc["half"].tolist() == pytest.approx([0.2, 0.2 - half, 0.2 + half], abs=1e-4)
-    assert outside.text_differences(cells, "rac").empty
+    assert outside.loss_differences(cells, "rac").empty
     one = [cell | {"per_sequence": {"text": cell["per_sequence"]["text"][:1]}} for cell in cells]
-    assert outside.text_differences(one, "c4")["low"].isna().all()
+    assert outside.loss_differences(one, "c4")["low"].isna().all()
 
 
 def answer(accuracy, text):
