@@ -142,7 +142,11 @@ def timed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured_speed(rows: pd.DataFrame) -> list[dict]:
-    """Speed-ups that were measured, by kind: dicts of "kind", "cells", "low" and "high" (of both batches)."""
+    """Speed-ups that were measured, by kind.
+
+    Returns:
+        Dicts of "kind", "cells", "low" and "high" (of both batches) and "se", the largest standard error.
+    """
     cells = timed(rows)
     found = []
     for kind in KINDS:
@@ -150,7 +154,9 @@ def measured_speed(rows: pd.DataFrame) -> list[dict]:
         speeds = pd.concat([group["speedup_1"], group["speedup_batch"]]).dropna().astype(float)
         shown = rows["kind"] == kind
         if shown.any() and kind != "dense":
+            errors = group[["speedup_1_se", "speedup_batch_se"]].astype(float).max(axis=None)
             found.append(
                 {"kind": kind, "cells": len(group), "low": speeds.min(), "high": speeds.max()}
+                | {"se": errors}
             )
     return found

@@ -57,10 +57,12 @@ def test_points_have_the_intervals_of_their_accuracy():
 def test_only_what_was_timed_has_a_speed():
     rows = ROWS.assign(kind=money.kinds(ROWS), model="m", speedup_1=None, speedup_batch=None)
     rows = rows.assign(tokens_per_second_1=None, tokens_per_second_batch=None)
+    rows = rows.assign(speedup_1_se=None, speedup_batch_se=None)
+    rows.loc[3:4, "speedup_1_se"] = [0.1, 0.25]
     rows.loc[3:4, "tokens_per_second_1"] = 20.0
     rows.loc[3:4, ["speedup_1", "speedup_batch"]] = [[1.5, 1.0], [1.25, None]]
     rows = pd.concat([rows.assign(eval=name) for name in ("sums", "words")], ignore_index=True)
     found = {row.pop("kind"): row for row in money.measured_speed(rows)}
-    assert found["structured"] == {"cells": 2, "low": 1.0, "high": 1.5}
+    assert found["structured"] == {"cells": 2, "low": 1.0, "high": 1.5, "se": 0.25}
     assert found["n:m"]["cells"] == 0 and found["n:m"]["low"] != found["n:m"]["low"]
     assert pytest.approx(found["quantized"]["cells"]) == 0 and "dense" not in found
