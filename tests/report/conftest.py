@@ -87,7 +87,10 @@ def write_run(
         }
         write_jsonl(paths["scores"], scores)
         write_json(paths["metrics"], summarise(scores, 448))
-        write_json(paths["generation"], {"seconds": 2.5, "tokens": sum(tokens)})
+        write_json(
+            paths["generation"],
+            {"seconds": 2.5, "tokens": sum(tokens), "tokens_per_second": sum(tokens) / 2.5},
+        )
         generations = folder / name / "generations.jsonl.zst"
         write_jsonl(generations, [{**row, "text": texts[i]} for i, row in enumerate(scores)])
         if compressed:
@@ -120,6 +123,10 @@ def write_run(
                     ],
                     "error_decode": decode,
                     "error_prompt": prompt,
+                    "per_sequence": {  # of four and of six tokens
+                        role: [[4 * loss, 0.4 * loss, 4], [6 * loss, 0.6 * loss, 6]]
+                        for role, loss in zip(("thoughts", "text"), losses, strict=True)
+                    },
                     "losses": {
                         role: {
                             "source": role,
@@ -189,7 +196,7 @@ def write_page(run, root, provenance=None, output=None, **more) -> Path:
         *beside,
         *others,
         more.pop("config", {}),
-        provenance or {"page": {}},
+        {"page": {}} | (provenance or {}),
         output,
         **more,
     )
