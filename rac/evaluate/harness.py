@@ -65,6 +65,11 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
         settings = (entry.cfg if entry else None) or {}
         if "group" in settings:
             raise RacError(f"'{name}' is a group of lm-eval tasks: name one of its tasks")
+        if name.startswith("hendrycks_math"):
+            raise RacError(
+                f"the task '{name}' looks for an answer between dollar signs, never for \\boxed: use "
+                "'math500', which takes the same problems"
+            )
         if settings.get("unsafe_code"):
             raise RacError(f"the task '{name}' runs the model's code, which is not supported")
         try:

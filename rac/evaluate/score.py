@@ -71,7 +71,9 @@ def _sampled(
     """Rows of scores.jsonl.zst of a task that samples, and lm-eval's numbers of each pass."""
     asked = {row["doc_id"]: row for row in requests}
     rows, aggregates = [], []
-    metric = next(iter(task.aggregation()))
+    known = list(task.aggregation())
+    # Where a task has it: the exact match beside it wants a sentence that chat models do not write.
+    metric = "math_verify" if "math_verify" in known else known[0]
     for sample, answers in enumerate(_by_sample(generations, asked, evaluation.samples, file)):
         found, aggregate = replay(task, sampled(asked, answers), set(asked))
         aggregates.append(aggregate)
@@ -187,8 +189,8 @@ def _by_sample(
 def _verdict(problem: dict, metrics: dict, task: str, metric: str) -> tuple[bool, str, dict]:
     """One metric decides; our own tasks give a reason too.
 
-    What a score means nothing without goes with it: the sandbox of a program, LiveCodeBench's release
-    and the date of the problem.
+    What a score means nothing without goes with it: the sandbox of a program, LiveCodeBench's release,
+    window and the date of the problem.
     """
     value = metrics.get(metric)
     if value not in (0, 1):
@@ -197,7 +199,7 @@ def _verdict(problem: dict, metrics: dict, task: str, metric: str) -> tuple[bool
             "was expected"
         )
     reason = metrics["reason"][0] if "reason" in metrics else metric
-    more = {key: problem[key] for key in ("release", "date") if key in problem}
+    more = {key: problem[key] for key in ("release", "window", "date") if key in problem}
     if "sandbox" in metrics:
         more["sandbox"] = metrics["sandbox"][0]
     return bool(value), reason, more

@@ -250,7 +250,7 @@ def votes(rows: list[dict]) -> dict[Hashable, float] | None:
 
     None can where answers are not boxed: programs, most tasks of lm-eval.
     """
-    problems = [(row["doc_id"], row["id"]) for row in rows]
+    problems = [row["doc_id"] for row in rows]
     if fewest_samples(problems) < 2:
         return None
     correct, answers = [row["correct"] for row in rows], [row["answer"] for row in rows]

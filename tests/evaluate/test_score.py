@@ -1,3 +1,4 @@
+import importlib.metadata
 import math
 import os
 import subprocess
@@ -244,6 +245,47 @@ def test_a_task_of_lm_eval_sees_the_answer_after_the_thought(bench, tmp_path, ch
         (True, "exact_match"),
     ]
     assert metrics["accuracy"] == metrics["lm_eval"]["exact_match,none"] == 0.5
+
+
+def test_math_verify_decides_where_a_task_has_it(tmp_path, checkpoint, monkeypatch):
+    """minerva_math500's exact match wants "Final Answer: The final answer is $…$. I hope it is correct."."""
+    # The task asks for this version at import, for a parser that it does not use.
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda package: "4.11.0" if package.startswith("antlr4") else installed(package),
+    )
+    golds = ["\\frac{1}{2}", "7", "10", "11", "12"]  # one is asked, and four are examples
+    rows = [
+        {"id": gold, "problem": "?", "answer": gold, "solution": f"It is $\\boxed{{{gold}}}$."}
+        for gold in golds
+    ]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    data, requests = tmp_path / "data.jsonl", tmp_path / "requests.jsonl.zst"
+    build_requests("minerva_math500", data, checkpoint, requests)
+    answers = [
+        generations(samples=1)[0]
+        | {"doc_id": i, "id": golds[i], "finish_reason": "stop"}
+        | {"text": f"so</think>The answer is $\\boxed{{{said}}}$."}
+        for i, said in enumerate(["1/2", "7", "11", "11", "12"])
+    ]
+    scores, metrics = scored(
+        tmp_path, tmp_path, answers, samples=1, task="minerva_math500", data=data
+    )
+    assert [(row["correct"], row["reason"]) for row in scores] == [
+        (True, "math_verify"),
+        (True, "math_verify"),
+        (False, "math_verify"),
+        (True, "math_verify"),
+        (True, "math_verify"),
+    ]
+    assert metrics["lm_eval"]["exact_match,none"] == 0
+
+
+def test_a_task_that_never_looks_for_a_box_is_refused(bench, tmp_path):
+    with pytest.raises(RacError, match=r"'hendrycks_math500' .* never for \\boxed: use 'math500'"):
+        scored(bench, tmp_path, generations(), task="hendrycks_math500")
 
 
 def test_few_shot_examples_are_other_problems_and_the_same_in_each_pass(tmp_path, checkpoint):
