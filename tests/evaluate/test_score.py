@@ -368,7 +368,7 @@ def test_a_task_that_fails_is_one_line(bench, tmp_path, fails, line):
     assert str(caught.value) == line
 
 
-def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
+def test_scoring_imports_and_compiles_only_what_it_needs(bench, tmp_path):
     write_jsonl(tmp_path / "generations.jsonl.zst", generations())
     code = (
         "import sys; from pathlib import Path; from rac.definitions import Eval\n"
@@ -377,9 +377,31 @@ def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
         "score(Eval(task='word_problems', dataset='d', samples=3), bench / 'data.jsonl',\n"
         "      bench / 'requests.jsonl.zst', out / 'generations.jsonl.zst', out / 's.jsonl.zst',\n"
         "      out / 'm.json')\n"
-        "assert not {'torch', 'transformers', 'sympy', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'sympy', 'scipy', 'numpy.linalg', 'pandas'}\n"
+        "assert not heavy & set(sys.modules)\n"
+        "from lm_eval.utils import env\n"
+        "compiled = env.from_string.cache_info()\n"
+        "assert 0 < compiled.misses < 4 and compiled.hits > compiled.misses, compiled\n"
     )
     subprocess.run([sys.executable, "-c", code, str(bench), str(tmp_path)], check=True, timeout=60)
+
+
+def test_what_lm_eval_is_spared_is_there_when_it_asks(tmp_path):
+    rows = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    code = (
+        "import sys; from pathlib import Path; from rac.evaluate.harness import instances, load_task\n"
+        "task = load_task('word_order', Path(sys.argv[1]))\n"
+        "assert 'numpy.linalg' not in sys.modules\n"
+        "instances(task)\n"
+        "found = task.process_results(task.instances[0].doc, [(-2.0, False), (-1.0, False)])\n"
+        "assert found['acc'] == 0, found\n"
+        "import numpy, lm_eval.api.task, lm_eval.utils\n"
+        "assert lm_eval.utils.np.ndarray is numpy.ndarray\n"
+        "assert lm_eval.api.task.np.array([1.0]).mean() == 1\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "data.jsonl")]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def without_network(*arguments):
