@@ -50,7 +50,7 @@ def load_task(name: str, data: Path, sandbox: str = "bubblewrap") -> Any:
             that is not supported.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    TaskManager = _task_manager()  # noqa: N806
+    TaskManager = task_manager()  # noqa: N806
     file = task_file(name).resolve()
     with tempfile.TemporaryDirectory() as folder:
         override = Path(folder) / "task.yaml"
@@ -159,7 +159,7 @@ class _Later(ModuleType):
 
 
 @functools.cache
-def _task_manager() -> Any:
+def task_manager() -> Any:
     """lm-eval's TaskManager, without what costs a process of scoring most of its time.
 
     That is what lm-eval imports to no use here, and templates that it compiles anew for each row.

@@ -120,18 +120,29 @@ def of_problems(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> tupl
 
 
 def _of_texts(measured: list[list[tuple[float, int]]], paths: Sequence[str]) -> Difference:
-    """The difference of two losses a token over the same texts, paired by text.
+    """The difference of two losses a token, of the cell and of its baseline, read from `paths`."""
+    try:
+        return difference_of_texts(*measured)
+    except ValueError as error:
+        raise RacError(
+            f"{paths[0]} and {paths[1]} cannot be compared, {error}; delete them to have them made again"
+        ) from None
+
+
+def difference_of_texts(
+    ours: Sequence[tuple[float, int]], theirs: Sequence[tuple[float, int]]
+) -> Difference:
+    """The difference of two losses a token over the same texts, paired by text, with a 95 % t-interval.
 
     Args:
-        measured: of the cell, and of its baseline: a loss and its number of tokens, a text.
-        paths: where the two are read from.
+        ours: a loss and its number of tokens, a text.
+        theirs: the same of what it is compared with.
+
+    Raises:
+        ValueError: the two are not over the same texts.
     """
-    ours, theirs = measured
     if [tokens for _, tokens in ours] != [tokens for _, tokens in theirs]:
-        raise RacError(
-            f"{paths[0]} and {paths[1]} cannot be compared, they are of other texts; delete them to "
-            "have them made again"
-        )
+        raise ValueError("they are of other texts")
     pairs = zip(ours, theirs, strict=True)
     difference, se = ratio([(a - b, tokens) for (a, tokens), (b, _) in pairs])
     if se is None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rac.evaluate
 from rac.artifacts import read_json, read_jsonl, write_jsonl
@@ -463,14 +464,30 @@ def test_a_worked_solution_is_graded_by_the_answer_at_its_end(bench, checkpoint,
 @pytest.mark.slow
 def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
-    for name in ("problems-test", "math500", "gsm8k"):
-        write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", rows)
+    programs = [
+        {
+            "id": "0",
+            "problem": "Double it.",
+            "prompt": "def f(x):\n",
+            "entry_point": "f",
+            "code": "",
+        }
+        | {"test": "assert f(1) == 2", "test_imports": [], "test_list": ["assert f(1) == 2"]}
+        | {"question_content": "Double it.", "starter_code": "", "public_test_cases": "[]"}
+        | {"private_test_cases": "[]", "metadata": "{}", "tests": [{"input": "1", "output": "2"}]}
+    ]
+    of_code = ("humaneval-plus", "mbpp-plus", "livecodebench", "codeforces-test")
     order = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
-    write_jsonl(tmp_path / "resources" / "datasets" / "word-order" / "data.jsonl", order)
+    data = dict.fromkeys(("problems-test", "math-500", "gsm8k"), rows) | {"word-order": order}
+    defined = yaml.safe_load((Path(rac.__file__).parents[1] / "config.yaml").read_text())
+    for name, of_name in (data | dict.fromkeys(of_code, programs)).items():
+        assert name in defined["datasets"]  # so that what `dataset` makes is what they read
+        write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", of_name)
     tasks = Path(rac.evaluate.__file__).parent / "tasks"
     command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(tasks)]
-    command += ["--tasks", "word_problems,math500,gsm8k_boxed,word_order", "--model", "dummy"]
-    command += ["--output_path", "out"]
+    named = ["humaneval_plus", "mbpp_plus", "livecodebench", "codeforces"]
+    listed = ",".join(["word_problems", "math500", "gsm8k_boxed", "word_order", *named])
+    command += ["--tasks", listed, "--model", "dummy", "--output_path", "out"]
     result = subprocess.run(
         command,
         cwd=tmp_path,
@@ -485,4 +502,7 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     for name in ("word_problems", "math500", "gsm8k_boxed"):
         assert results[name]["correct,all"] == 0  # the dummy model always says "lol"
         assert results[name]["reason,all"] == {"no boxed answer": 3}
+    for name in named:  # an answer without a program needs no sandbox
+        assert results[name]["correct,all"] == 0
+        assert results[name]["reason,all"] == {"no code": 1}
     assert results["word_order"]["acc,none"] in (0, 1)
