@@ -11,7 +11,13 @@ import sys
 from pathlib import Path
 
 from rac.artifacts import read_jsonl
-from rac.evaluate.statistics import by_problem, clustered_mean, differences, paired_difference
+from rac.evaluate.statistics import (
+    by_problem,
+    clustered_mean,
+    differences,
+    fewest_samples,
+    paired_difference,
+)
 
 
 def main() -> None:
@@ -25,7 +31,8 @@ def main() -> None:
         ours, theirs = (
             by_problem(read_jsonl(folder / file), "correct") for folder in (project, other)
         )
-        found = paired_difference(differences(*theirs, *ours), shares=True)
+        samples = fewest_samples(ours[1], theirs[1])
+        found = paired_difference(differences(*theirs, *ours), samples)
         holding += found.low <= 0 <= found.high
         accuracies = [
             "{:.1f} ± {:.1f}".format(*(100 * number for number in clustered_mean(*each)))

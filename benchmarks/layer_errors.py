@@ -15,9 +15,9 @@ from rac import hessians, solvers, sources
 from rac.artifacts import read_json
 from rac.definitions import Calibration
 from rac.diagnostics import score_sequences
-from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint, weights
+from rac.ratio import ratio
 
 
 def main() -> None:

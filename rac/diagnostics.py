@@ -16,12 +16,12 @@ from rac.definitions import Calibration
 from rac.divergences import kl_divergence
 from rac.engines import NOT_NUMBERS
 from rac.errors import RacError
-from rac.evaluate.statistics import ratio
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 from rac.progress import progress
 from rac.provenance import hashes, provenance, write_record
+from rac.ratio import ratio
 from rac.solvers import relative_error
 from rac.token_errors import token_errors
 

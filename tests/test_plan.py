@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 REASONER = json.loads((REPOSITORY / "rac/models/reasoner/weights/config.json").read_text())
 
 
-ROWS = {"problems-test": 200, "word-order": 200}
+ROWS = {"problems-test": 200, "problems-test-50": 50, "word-order": 200}
 
 
 def _demo(change=lambda values: None):
@@ -65,7 +65,8 @@ def test_a_larger_run_takes_more():
     rows = _planned(_demo())
 
     def longer(values):
-        values["evals"]["word-problems"]["samples"] = 4
+        for name in ("word-problems", "word-problems-4x"):
+            values["evals"][name]["samples"] *= 4
         values["sources"]["traces"]["tokens"] *= 2
         values["variants"]["sparsegpt"]["sparsity"].append(0.75)
         values["runs"]["demo"]["cells"][0]["variants"].append("sparsegpt-0.75")
@@ -83,7 +84,8 @@ def test_a_larger_run_takes_more():
 
 def test_log_likelihoods_are_one_pass_whatever_the_tokens_that_are_sampled():
     def scored(values):
-        values["evals"]["word-problems"] |= {"task": "word_order", "dataset": "word-order"}
+        for name in ("word-problems", "word-problems-4x"):
+            values["evals"][name] = {"task": "word_order", "dataset": "word-order"}
 
     sampled, scored = (
         _row(_planned(_demo(change)), "generate") for change in (lambda v: None, scored)

@@ -15,6 +15,7 @@ import yaml
 
 from rac import config, fingerprint, rules
 from rac.errors import RacError
+from rac.evaluate import sandbox
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 
@@ -330,6 +331,21 @@ def test_what_is_not_there_is_refused_before_any_job(kind, name, change, message
     with pytest.raises(RacError) as error:
         rules.check(config.validate(values))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_run_of_programs_stops_without_bubblewrap_before_any_job(monkeypatch, tmp_path):
+    for tool in sandbox.TOOLS:
+        (tmp_path / tool).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    sandbox.check.cache_clear()
+    try:
+        with pytest.raises(RacError, match="missing; install it with: apt-get install bubblewrap"):
+            rules.check(config.validate(VALUES | {"run": "programs"}))
+        weaker = {name: {**one, "sandbox": "rlimits"} for name, one in VALUES["evals"].items()}
+        rules.check(config.validate(VALUES | {"run": "programs", "evals": weaker}))
+        rules.check(config.validate(VALUES))  # the demo runs none
+    finally:
+        sandbox.check.cache_clear()
 
 
 def test_what_another_run_asks_for_is_not_looked_at():

@@ -1,6 +1,6 @@
 """LiveCodeBench's code generation problems: a release, and the window of contest dates within it.
 
-A number on LiveCodeBench means nothing without both, so every row carries `release` and `date`.
+A number on LiveCodeBench means nothing without both, so every row carries `release`, `window` and `date`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from rac.errors import RacError
 # Each release adds a file to those before it. The hub's own loader is a script, which no current
 # version of `datasets` runs.
 FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
-MARKS = ("release", "date")  # of every row
+MARKS = ("release", "window", "date")  # of every row
 RELEASES = {f"release_v{n}": FILES[:n] for n in range(1, len(FILES) + 1)}
 
 
@@ -35,7 +35,9 @@ def wanted(columns: Wanted) -> Wanted:
 
 
 def select(rows: Iterable[dict], release: str, start: date, end: date, name: str) -> Iterator[dict]:
-    """The rows whose contest was on `start` or later and before `end`, with `id`, `release`, `date`.
+    """The rows whose contest was on `start` or later and before `end`, with `id` and MARKS.
+
+    `window` is the two dates, as start/end.
 
     Raises:
         RacError: a row has no contest date or no name, or none is in the window.
@@ -53,7 +55,8 @@ def select(rows: Iterable[dict], release: str, start: date, end: date, name: str
         first, last = min(first, day), max(last, day)
         if start <= day < end:
             found = True
-            yield row | {"id": named, "release": release, "date": day.isoformat()}
+            of_row = {"release": release, "window": f"{start}/{end}", "date": day.isoformat()}
+            yield row | {"id": named} | of_row
     if not found:
         has = f"its contests are of {first} to {last}" if first <= last else "it has no rows"
         raise RacError(f"datasets.{name}: {release} has no problem of {start} to {end}; {has}")

@@ -1,12 +1,9 @@
 """Stored generations scored by their lm-eval task: verdicts a sample, metrics a benchmark."""
 
 import math
-import operator
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rac.artifacts import read_jsonl, sha256_file, write_jsonl
 from rac.definitions import Eval
@@ -17,9 +14,10 @@ from rac.evaluate.loops import is_looping
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
-from rac.evaluate.statistics import clustered_mean, majority, ratio
+from rac.evaluate.statistics import clustered_mean, quantile, votes
 from rac.evaluate.thoughts import answer_part
 from rac.provenance import hashes, provenance, write_record
+from rac.ratio import ratio
 
 
 def score(
@@ -73,7 +71,9 @@ def _sampled(
     """Rows of scores.jsonl.zst of a task that samples, and lm-eval's numbers of each pass."""
     asked = {row["doc_id"]: row for row in requests}
     rows, aggregates = [], []
-    metric = next(iter(task.aggregation()))
+    known = list(task.aggregation())
+    # Where a task has it: the exact match beside it wants a sentence that chat models do not write.
+    metric = "math_verify" if "math_verify" in known else known[0]
     for sample, answers in enumerate(_by_sample(generations, asked, evaluation.samples, file)):
         found, aggregate = replay(task, sampled(asked, answers), set(asked))
         aggregates.append(aggregate)
@@ -189,8 +189,8 @@ def _by_sample(
 def _verdict(problem: dict, metrics: dict, task: str, metric: str) -> tuple[bool, str, dict]:
     """One metric decides; our own tasks give a reason too.
 
-    What a score means nothing without goes with it: the sandbox of a program, LiveCodeBench's release
-    and the date of the problem.
+    What a score means nothing without goes with it: the sandbox of a program, LiveCodeBench's release,
+    window and the date of the problem.
     """
     value = metrics.get(metric)
     if value not in (0, 1):
@@ -199,7 +199,7 @@ def _verdict(problem: dict, metrics: dict, task: str, metric: str) -> tuple[bool
             "was expected"
         )
     reason = metrics["reason"][0] if "reason" in metrics else metric
-    more = {key: problem[key] for key in ("release", "date") if key in problem}
+    more = {key: problem[key] for key in ("release", "window", "date") if key in problem}
     if "sandbox" in metrics:
         more["sandbox"] = metrics["sandbox"][0]
     return bool(value), reason, more
@@ -208,7 +208,7 @@ def _verdict(problem: dict, metrics: dict, task: str, metric: str) -> tuple[bool
 def _averages(aggregates: list[dict]) -> dict[str, float]:
     """lm-eval's own numbers, averaged over the passes."""
     numbers = [key for key, value in aggregates[0].items() if isinstance(value, float)]
-    return {key: float(np.mean([aggregate[key] for aggregate in aggregates])) for key in numbers}
+    return {key: _mean([aggregate[key] for aggregate in aggregates]) for key in numbers}
 
 
 def summarise(rows: list[dict], cap: int) -> dict:
@@ -220,19 +220,18 @@ def summarise(rows: list[dict], cap: int) -> dict:
     """
     problems = [row["doc_id"] for row in rows]
     samples = len(rows) // len(set(problems))
-    tokens = np.array([row["tokens"] for row in rows])
+    tokens = [row["tokens"] for row in rows]
     summary: dict[str, Any] = {"problems": len(set(problems)), "samples": samples}
     shares = (("accuracy", "correct"), ("finished", "finished"), ("looping", "looping"))
     for name, key in (*shares, ("tokens_mean", "tokens")):
         mean, se = clustered_mean([row[key] for row in rows], problems)
         summary |= {name: mean, f"{name}_se": _defined(se)}
-    median, p95 = np.quantile(tokens, [0.5, 0.95])
-    summary |= {"tokens_median": float(median), "tokens_p95": float(p95)}
+    summary |= {"tokens_median": quantile(tokens, 0.5), "tokens_p95": quantile(tokens, 0.95)}
     for name, wanted in (("correct", True), ("wrong", False)):
         of_outcome = [row["tokens"] for row in rows if row["correct"] == wanted]
-        summary[f"tokens_{name}"] = float(np.mean(of_outcome)) if of_outcome else None
+        summary[f"tokens_{name}"] = _mean(of_outcome) if of_outcome else None
     solved = sum(row["correct"] for row in rows)
-    summary["tokens_per_solved"] = float(tokens.sum()) / solved if solved else None
+    summary["tokens_per_solved"] = sum(tokens) / solved if solved else None
     if samples > 1:
         summary |= _majority(rows)
     reasons = Counter(row["reason"] for row in rows).most_common()
@@ -243,12 +242,10 @@ def summarise(rows: list[dict], cap: int) -> dict:
 
 
 def _majority(rows: list[dict]) -> dict:
-    """maj@k; None where answers are not boxed (programs, most tasks of lm-eval), so that none can vote."""
-    correct, answers = [row["correct"] for row in rows], [row["answer"] for row in rows]
-    silent = [answer is None for answer in answers]
-    if all(silent) or any(map(operator.and_, correct, silent)):
+    """maj@k, None where there are no votes."""
+    voted = votes(rows)
+    if voted is None:
         return {"majority": None, "majority_se": None}
-    voted = majority(correct, answers, [row["doc_id"] for row in rows])
     mean, se = clustered_mean(list(voted.values()), list(voted))
     return {"majority": mean, "majority_se": _defined(se)}
 
@@ -285,6 +282,10 @@ def _at_budget(rows: list[dict], budget: int, cap: int) -> dict:
         "tokens_mean": clustered_mean(tokens, problems)[0],
         "tokens_per_solved": sum(tokens) / solved if solved else None,
     }
+
+
+def _mean(numbers: list[float]) -> float:
+    return math.fsum(numbers) / len(numbers)
 
 
 def _defined(number: float) -> float | None:

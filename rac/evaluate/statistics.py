@@ -5,10 +5,9 @@ per-problem means (Miller, "Adding Error Bars to Evals", arXiv 2411.00640, secti
 """
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 Z = 1.959963984540054  # of the normal distribution: 95 % of it lie between −Z and Z
 POWER = 0.8416212335729143  # 80 % of it lie below
@@ -51,28 +50,27 @@ def clustered_mean(values: Sequence[float], problems: Sequence[Hashable]) -> tup
         The mean, and sd(per-problem means) / √problems; NaN where undefined (the error of one
         problem, both of none).
     """
-    return _mean(np.array(list(problem_means(values, problems).values())))
+    return _mean(list(problem_means(values, problems).values()))
 
 
-def _mean(means: np.ndarray) -> tuple[float, float]:
-    if len(means) == 0:
+def _mean(means: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error; exact where all are equal, which rounding would not leave 0."""
+    count = len(means)
+    if count == 0:
         return math.nan, math.nan
-    se = float(means.std(ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-    return float(means.mean()), se
+    if min(means) == max(means):
+        return float(means[0]), 0.0 if count > 1 else math.nan
+    mean = math.fsum(means) / count
+    squares = math.fsum((value - mean) ** 2 for value in means)
+    return mean, math.sqrt(squares / (count - 1) / count)
 
 
-def ratio(scored: Sequence[tuple[float, int]]) -> tuple[float, float | None]:
-    """Loss a token, Σ losses / Σ tokens, and the standard error of this ratio over sequences.
-
-    Sequences are what is drawn, and tokens of one hang together: the ratio estimator's linearized
-    variance (Cochran, Sampling Techniques, eq. 6.13). None for a single sequence.
-    """
-    total = sum(tokens for _, tokens in scored)
-    loss = sum(loss for loss, _ in scored) / total
-    if len(scored) == 1:
-        return loss, None
-    squares = sum((of_one - loss * tokens) ** 2 for of_one, tokens in scored)
-    return loss, math.sqrt(squares * len(scored) / (len(scored) - 1)) / total
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that a share of all lies below, interpolated linearly."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = ordered[math.floor(place)]
+    return below + (place - math.floor(place)) * (ordered[math.ceil(place)] - below)
 
 
 def share_interval(share: float, se: float, problems: int) -> tuple[float, float]:
@@ -99,32 +97,44 @@ def share_interval(share: float, se: float, problems: int) -> tuple[float, float
     return max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)
 
 
-def paired_difference(each: Sequence[float], shares: bool = False) -> Difference:
+def paired_difference(each: Sequence[float], samples: int | None = None) -> Difference:
     """The mean of per-problem `differences`, with a 95 % interval.
 
-    Of shares the interval is Agresti and Min's (2005): as if two problems more had been asked, one that
-    differs by half a point either way, so that there is width where all differences are equal.
-    Otherwise it is a t-interval.
+    Of shares the interval is Agresti and Min's (2005): as if two samples more had been drawn, one that
+    differs half a time either way, so that there is width where all differences are equal. With several
+    samples a problem these are 2 / samples of a problem, and the quantile is Student's, as the differences
+    are no longer −1, 0 or 1. Of other values it is a t-interval.
 
     Args:
         each: one difference a problem, such as a compressed model's mean less the dense model's.
-        shares: they are of values that are 0 or 1.
+        samples: of values that are 0 or 1: how many samples each problem's mean is of.
     """
-    values = np.array(each)
-    difference, se = _mean(values)
+    difference, se = _mean(each)
     if math.isnan(se):
         return Difference(difference, se, math.nan, math.nan)
-    if not shares:
-        half = half_width(se, len(values))
+    if samples is None:
+        half = half_width(se, len(each))
         return Difference(difference, se, difference - half, difference + half)
-    middle, half = values.sum() / (len(values) + 2), Z * _padded_se(values)
+    middle = math.fsum(each) / (len(each) + 2 / samples)
+    half = _quantile(len(each), samples) * _padded_se(each, samples)
     return Difference(difference, se, max(middle - half, -1.0), min(middle + half, 1.0))
 
 
-def _padded_se(values: np.ndarray) -> float:
-    """The standard error of a mean difference of shares with Agresti and Min's two problems more."""
-    n = len(values) + 2
-    return math.sqrt(max((values**2).sum() + 1 - values.sum() ** 2 / n, 0)) / n
+def _padded_se(each: Sequence[float], samples: int) -> float:
+    """The standard error of a mean difference of shares with Agresti and Min's two samples more."""
+    n = len(each) + 2 / samples
+    squares = math.fsum(value**2 for value in each) + 1 / samples
+    return math.sqrt(max(squares - math.fsum(each) ** 2 / n, 0)) / n
+
+
+def _quantile(problems: int, samples: int) -> float:
+    """How many of these errors half an interval is: as published for single samples, else Student's t."""
+    return Z if samples == 1 else half_width(1.0, problems)
+
+
+def fewest_samples(*cells: Sequence[Hashable]) -> int:
+    """How many samples a problem has at least, in each of several lists of the samples' problems."""
+    return min(min(Counter(problems).values()) for problems in cells)
 
 
 def differences(
@@ -170,13 +180,15 @@ def p_value(each: Sequence[float]) -> float:
     """
     from scipy.special import bdtr, ndtr
 
-    found = np.array([value for value in each if value])
-    if not len(found):
+    found = [float(value) for value in each if value]
+    if not found:
         return 1.0
-    if set(np.unique(found)) <= {-1.0, 1.0}:
-        fewer = min(int((found > 0).sum()), int((found < 0).sum()))
+    if set(found) <= {-1.0, 1.0}:
+        fewer = min(found.count(1.0), found.count(-1.0))
         return min(2 * float(bdtr(fewer, len(found), 0.5)), 1.0)
-    return 2 * float(ndtr(-abs(found.sum()) / math.sqrt((found**2).sum())))
+    return 2 * float(
+        ndtr(-abs(math.fsum(found)) / math.sqrt(math.fsum(value**2 for value in found)))
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -188,16 +200,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def detectable(each: Sequence[float]) -> float:
-    """The difference of shares that a 5 % test finds in 80 % of tables: (z(0.975) + z(0.8)) · se.
+def detectable(each: Sequence[float], samples: int) -> float:
+    """The difference of shares that a 5 % test finds in 80 % of tables: (quantile + z(0.8)) · se.
 
-    The error is that of Agresti and Min's interval: it is not 0 where all problems differ alike, and so
-    no difference is called detectable however small it is. NaN of one problem.
+    Error and quantile are those of `paired_difference`: the error is not 0 where all problems differ alike,
+    and so no difference is called detectable however small it is. NaN of one problem.
 
     Args:
         each: one difference a problem.
+        samples: how many samples each problem's mean is of.
     """
-    return (Z + POWER) * _padded_se(np.array(each)) if len(each) > 1 else math.nan
+    if len(each) < 2:
+        return math.nan
+    return (_quantile(len(each), samples) + POWER) * _padded_se(each, samples)
 
 
 def majority(
@@ -228,3 +243,18 @@ def majority(
         rights = [sum(group) / len(group) for group in leading]
         found[problem] = sum(rights) / len(rights) if rights else 0.0
     return found
+
+
+def votes(rows: list[dict]) -> dict[Hashable, float] | None:
+    """maj@k of each problem of scores.jsonl; None with one sample of each, or where none can vote.
+
+    None can where answers are not boxed: programs, most tasks of lm-eval.
+    """
+    problems = [row["doc_id"] for row in rows]
+    if fewest_samples(problems) < 2:
+        return None
+    correct, answers = [row["correct"] for row in rows], [row["answer"] for row in rows]
+    silent = [answer is None for answer in answers]
+    if all(silent) or any(right and none for right, none in zip(correct, silent, strict=True)):
+        return None
+    return majority(correct, answers, problems)

@@ -8,7 +8,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rac.evaluate.statistics import half_width, ratio
+from rac.evaluate.statistics import half_width
+from rac.ratio import ratio
 from rac.report import tidy
 from rac.report.figures import called, line_kind
 from rac.report.style import RC, SIZE, Picture, Style, bars, legend, log_axis, series

@@ -1,11 +1,10 @@
-"""Stage `summary`: one row a (cell, eval), and the paired comparisons between calibrations.
+"""Stage `summary`: one row a (cell, eval), and the paired comparisons of cells.
 
 docs/summary.md says what each column is.
 """
 
 import csv
 import io
-import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable
@@ -14,18 +13,9 @@ from typing import Any
 
 from rac.artifacts import read_json, read_jsonl, sha256_file, write_text
 from rac.errors import RacError
-from rac.evaluate.statistics import (
-    Difference,
-    by_problem,
-    detectable,
-    differences,
-    half_width,
-    holm,
-    p_value,
-    paired_difference,
-    share_interval,
-)
+from rac.evaluate.statistics import half_width, paired_difference, share_interval
 from rac.provenance import hashes, provenance, write_record
+from rac.report.compared import COMPARED, LOSSES, comparisons, has, of_problems
 from rac.report.paper import Cell, printed
 
 METRICS = (
@@ -83,6 +73,8 @@ COLUMNS = (
     "paper_tokens_per_second",
     "loss",
     "loss_se",
+    "loss_low",
+    "loss_high",
     "finished",
     "finished_se",
     "looping",
@@ -99,14 +91,7 @@ COLUMNS = (
     "layer_error",
     "layer_error_heldout_decode",
     "layer_error_heldout_prompt",
-    "loss_thoughts",
-    "loss_thoughts_se",
-    "loss_text",
-    "loss_text_se",
-    "kl_thoughts",
-    "kl_thoughts_se",
-    "kl_text",
-    "kl_text_se",
+    *(f"{loss}{end}" for loss in LOSSES for end in ("", "_se", "_low", "_high")),
     "calibration_tokens",
     *SIZES,
     "tokens_per_second_1",
@@ -121,15 +106,12 @@ COLUMNS = (
     "peak_memory_bytes",
     "seconds_compress",
     "seconds_generate",
+    "tokens_per_second_generate",
     "seconds_per_solved",
     "joules_generate",
     "dense_sha256",
     "config_sha256",
     "code_version",
-)
-COMPARED = (
-    *("model", "variant", "eval", "calibration", "baseline", *Difference._fields),
-    *("p_value", "p_holm", "detectable"),
 )
 # Of a cell: paths of what its rows are made from.
 FILES = ("model_json", "compression", "generation", "scores", "metrics", "diagnostics", "runtime")
@@ -169,7 +151,7 @@ def summarize(
         if cell["dense"]:
             row |= _dense_runtime(cells, cell["model"])
     write_text(output, _csv(COLUMNS, rows))
-    write_text(output.with_name("comparisons.csv"), _csv(COMPARED, _comparisons(cells, scores)))
+    write_text(output.with_name("comparisons.csv"), _csv(COMPARED, comparisons(cells, scores)))
     write_text(output.with_name("budgets.csv"), _csv(BUDGETS, _budgets(cells)))
     write_text(output.with_suffix(".txt"), table(output))
     read = dict.fromkeys(cell[key] for cell in cells for key in FILES if cell[key])
@@ -213,25 +195,28 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
             row |= _interval("accuracy", metrics, metrics["problems"])
             row |= _beside_paper(row["paper_accuracy"], metrics)
         row |= _interval("majority", metrics, metrics["problems"])
+        if row["loss"] is not None:
+            row |= _nats("loss", row["loss"], row["loss_se"], row["problems"])
     if cell["generation"]:
         generated = read_json(cell["generation"])
         row["seconds_generate"] = generated["seconds"]
+        row["tokens_per_second_generate"] = generated.get("tokens_per_second")
         row["joules_generate"] = generated.get("joules")
         if row["tokens_mean"] is not None:
             solved = row["accuracy"] * row["problems"] * row["samples"]
             row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
     if cell["scores"] and cell["dense_scores"]:
         paths = cell["scores"], cell["dense_scores"]
-        if _has(paths[0], "correct", scores):
-            accuracy = paired_difference(_differences(*paths, "correct", scores), shares=True)
+        if has(paths[0], "correct", scores):
+            accuracy = paired_difference(*of_problems(*paths, "correct", scores))
             row |= {
                 "accuracy_difference": accuracy.difference,
                 "accuracy_difference_se": accuracy.se,
                 "accuracy_difference_low": accuracy.low,
                 "accuracy_difference_high": accuracy.high,
             }
-        if _has(paths[0], "tokens", scores):
-            tokens = paired_difference(_differences(*paths, "tokens", scores))
+        if has(paths[0], "tokens", scores):
+            tokens = paired_difference(of_problems(*paths, "tokens", scores)[0])
             row |= {
                 "tokens_mean_difference": tokens.difference,
                 "tokens_mean_difference_se": tokens.se,
@@ -242,7 +227,7 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         row["layer_error_heldout_prompt"] = found["error_prompt"]
         for role, loss in found["losses"].items():
             for key in ("loss", "kl"):
-                row |= {f"{key}_{role}": loss[key], f"{key}_{role}_se": loss[f"{key}_se"]}
+                row |= _nats(f"{key}_{role}", loss[key], loss[f"{key}_se"], loss["sequences"])
     if cell["runtime"]:
         row |= _runtime(read_json(cell["runtime"]))
     return row
@@ -260,6 +245,13 @@ def _interval(share: str, measured: dict, problems: int) -> dict[str, float]:
     se = measured[f"{share}_se"]
     ends = share_interval(measured[share], math.nan if se is None else se, problems)
     return dict(zip((f"{share}_low", f"{share}_high"), ends, strict=True))
+
+
+def _nats(column: str, value: float, se: float | None, texts: int) -> dict[str, Any]:
+    """A loss a token with its standard error and 95 % t-interval over texts, which no loss is below 0 in."""
+    reach = math.nan if se is None else half_width(se, texts)
+    ends = {f"{column}_low": max(value - reach, 0.0), f"{column}_high": value + reach}
+    return {column: value, f"{column}_se": se} | (ends if se is not None else {})
 
 
 def _beside_paper(theirs: float | None, metrics: dict) -> dict[str, float]:
@@ -313,49 +305,6 @@ def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
             names = {key: cell[key] for key in BUDGETS[:4]}
             theirs = {"paper_accuracy": printed("accuracy", row["budget"]).get(_printed_as(cell))}
             yield names | row | _interval("accuracy", row, metrics["problems"]) | theirs
-
-
-def _comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[str, Any]]:
-    """Each calibration minus each that stands before it, for every variant and eval they share."""
-    rows: list[dict[str, Any]] = []
-    shared: dict[tuple, list[dict]] = {}
-    for cell in cells:
-        judged = cell["scores"] and _has(cell["scores"], "correct", scores)
-        if judged and cell["calibration"] != "none":
-            key = (cell["model"], cell["variant"], cell["eval"])
-            shared.setdefault(key, []).append(cell)
-    for (model, variant, name), group in shared.items():
-        for baseline, other in itertools.combinations(group, 2):
-            paths = other["scores"], baseline["scores"]
-            each = _differences(*paths, "correct", scores)
-            found = paired_difference(each, shares=True)
-            rows.append(
-                {
-                    "model": model,
-                    "variant": variant,
-                    "eval": name,
-                    "calibration": other["calibration"],
-                    "baseline": baseline["calibration"],
-                    **found._asdict(),
-                    "p_value": p_value(each),
-                    "detectable": detectable(each),
-                }
-            )
-    adjusted = holm([row["p_value"] for row in rows])
-    return [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
-
-
-def _has(path: str, key: str, scores: dict[str, list[dict]]) -> bool:
-    """Whether the samples of a score file have a number that not all tasks give."""
-    return all(row.get(key) is not None for row in scores[path])
-
-
-def _differences(a: str, b: str, key: str, scores: dict[str, list[dict]]) -> list[float]:
-    """Differences of `key` between two score files, a − b, one a problem."""
-    try:
-        return differences(*by_problem(scores[a], key), *by_problem(scores[b], key))
-    except ValueError as error:
-        raise RacError(f"{a} and {b} cannot be compared, {error}; generate again") from None
 
 
 def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:

@@ -78,7 +78,7 @@ def intervals(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """The 95 % interval of a column in each row: `low` and `high`, NaN where it has none.
 
     It is summary.csv's own where that has one; else Wilson's of a share, t over problems of tokens, and
-    ±1.96 standard errors of losses (docs/summary.md).
+    ±1.96 standard errors of the rest (docs/summary.md).
     """
     if f"{column}_low" in rows:
         return pd.DataFrame({end: rows[f"{column}_{end}"].astype(float) for end in ("low", "high")})
@@ -215,7 +215,9 @@ def akin(definitions: dict) -> set[str]:
 
 
 def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
-    """The comparisons that `calibration` takes part in, turned so that it comes first."""
+    """The accuracies that `calibration` is compared in with others, turned so that it comes first."""
+    of_accuracy = ~comparisons.columns.str.contains("_difference")
+    comparisons = comparisons.loc[comparisons["baseline"] != "dense", of_accuracy]
     turned = comparisons[comparisons["baseline"] == calibration].rename(
         columns={"calibration": "baseline", "baseline": "calibration", "low": "high", "high": "low"}
     )

@@ -9,7 +9,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from rac.artifacts import read_jsonl
-from rac.evaluate.statistics import by_problem, differences, paired_difference, problem_means
+from rac.evaluate.statistics import (
+    by_problem,
+    differences,
+    fewest_samples,
+    paired_difference,
+    problem_means,
+)
 from rac.report.answers import there
 from rac.report.style import (
     RC,
@@ -25,7 +31,7 @@ from rac.report.style import (
 )
 
 PARTS = 3  # that an eval's problems are cut into, by their ratio
-COLUMNS = ["subject", "calibration", "problem", "ratio", "gain"]
+COLUMNS = ["subject", "calibration", "problem", "ratio", "gain", "samples"]
 SERIES = ["model", "eval", "subject", "calibration"]
 
 
@@ -40,8 +46,8 @@ def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
 
     Returns:
         Columns subject, calibration (the other one), problem, ratio (mean tokens that the dense model
-        wrote, over tokens of the prompt) and gain (accuracy with the subject less that with the other);
-        no rows if a file is missing.
+        wrote, over tokens of the prompt), gain (accuracy with the subject less that with the other) and
+        samples (of each problem); no rows if a file is missing.
     """
     scores: dict[str, list[dict]] = {}
     read: dict[tuple[int, str], int] = {}
@@ -61,8 +67,11 @@ def gains(cells: list[dict], subject: str, missing: list[str]) -> pd.DataFrame:
                 continue
             ours, theirs = (by_problem(scores[name], "correct") for name in (subject, other))
             each = dict(zip(dict.fromkeys(ours[1]), differences(*ours, *theirs), strict=True))
+            samples = fewest_samples(ours[1], theirs[1])
             rows = [
-                (subject, other, i[0], written[i] / read[i], each[i]) for i in each if i in written
+                (subject, other, i[0], written[i] / read[i], each[i], samples)
+                for i in each
+                if i in written
             ]
             found.append(pd.DataFrame(rows, columns=COLUMNS))
     return pd.concat(found[1:] or found, ignore_index=True)
@@ -109,7 +118,7 @@ def thirds(frame: pd.DataFrame) -> pd.DataFrame:
         for places in np.array_split(np.arange(len(ordered)), PARTS):
             third = ordered.iloc[places]
             if len(third):
-                gain = paired_difference(list(third["gain"]), shares=True)
+                gain = paired_difference(list(third["gain"]), int(third["samples"].min()))
                 rows.append(
                     dict(zip(SERIES, names, strict=True))
                     | {"problems": len(third), "ratio": third["ratio"].median()}

@@ -2,7 +2,7 @@ from datetime import date
 
 import pytest
 
-from rac.datasets.livecodebench import files, select
+from rac.datasets.livecodebench import MARKS, files, select
 from rac.errors import RacError
 
 ROWS = [
@@ -22,9 +22,10 @@ def test_a_release_is_all_files_up_to_its_own():
 
 def test_the_window_takes_its_first_day_and_not_its_last():
     rows = select(iter(ROWS), "release_v5", date(2024, 8, 1), date(2025, 2, 1), "lcb")
-    assert [(row["id"], row["release"], row["date"]) for row in rows] == [
-        ("b", "release_v5", "2024-08-01"),
-        ("c", "release_v5", "2025-01-31"),
+    window = "2024-08-01/2025-02-01"
+    assert [(row["id"], *(row[mark] for mark in MARKS)) for row in rows] == [
+        ("b", "release_v5", window, "2024-08-01"),
+        ("c", "release_v5", window, "2025-01-31"),
     ]
 
 

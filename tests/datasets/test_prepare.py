@@ -349,10 +349,11 @@ def test_livecodebench_is_a_release_and_a_window(hub, tmp_path):
     assert done.returncode == 0, done.stderr
     (row,) = read_jsonl(tmp_path / "out/data.jsonl")
     assert (row["id"], row["problem"]) == ("test2.jsonl", "Add.")
-    assert (row["release"], row["date"]) == ("release_v2", "2024-02-03")
+    marks = ("release_v2", "2024-01-01/2024-03-01", "2024-02-03")
+    assert (row["release"], row["window"], row["date"]) == marks
     assert "contest_date" in row
     assert "release_v2 2024-01-01 to 2024-03-01" in read_json(tmp_path / "out/meta.json")["origin"]
     done = by_command(tmp_path / "kept", **asked, columns=columns, keep=[])
     assert done.returncode == 0, done.stderr
     (row,) = read_jsonl(tmp_path / "kept/data.jsonl")
-    assert set(row) == {"id", "problem", "release", "date"}
+    assert set(row) == {"id", "problem", "release", "window", "date"}

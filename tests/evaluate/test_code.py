@@ -684,7 +684,8 @@ def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint, doc
     from rac.evaluate.score import score
 
     data, requests = tmp_path / "data.jsonl", tmp_path / "requests.jsonl.zst"
-    row = {"problem": "Double it.", "tests": DOUBLE, "release": "v5", "date": "2024-08-03"}
+    marks = {"release": "v5", "window": "2024-08-01/2025-02-01", "date": "2024-08-03"}
+    row = {"problem": "Double it.", "tests": DOUBLE, **marks}
     write_jsonl(data, [{"id": key} | row for key in "ab"])
     build_requests("codeforces", data, checkpoint, requests)
     right, wrong = "print(2 * int(input()))", "print(42)"
@@ -708,7 +709,7 @@ def test_stored_generations_are_scored_by_running_them(tmp_path, checkpoint, doc
         (False, "unfinished"),
     ]
     assert read_json(files[2])["accuracy"] == 0.25
-    of_programs = {"sandbox": "bubblewrap", "release": "v5", "date": "2024-08-03"}
+    of_programs = {"sandbox": "bubblewrap", **marks}
     assert read_jsonl(files[1])[0].items() >= of_programs.items()
     assert read_jsonl(files[1])[0].keys() <= documented("scores.jsonl.zst")
 

@@ -1,3 +1,4 @@
+import importlib.metadata
 import math
 import os
 import subprocess
@@ -5,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rac.evaluate
 from rac.artifacts import read_json, read_jsonl, write_jsonl
@@ -246,6 +248,47 @@ def test_a_task_of_lm_eval_sees_the_answer_after_the_thought(bench, tmp_path, ch
     assert metrics["accuracy"] == metrics["lm_eval"]["exact_match,none"] == 0.5
 
 
+def test_math_verify_decides_where_a_task_has_it(tmp_path, checkpoint, monkeypatch):
+    """minerva_math500's exact match wants "Final Answer: The final answer is $…$. I hope it is correct."."""
+    # The task asks for this version at import, for a parser that it does not use.
+    installed = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda package: "4.11.0" if package.startswith("antlr4") else installed(package),
+    )
+    golds = ["\\frac{1}{2}", "7", "10", "11", "12"]  # one is asked, and four are examples
+    rows = [
+        {"id": gold, "problem": "?", "answer": gold, "solution": f"It is $\\boxed{{{gold}}}$."}
+        for gold in golds
+    ]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    data, requests = tmp_path / "data.jsonl", tmp_path / "requests.jsonl.zst"
+    build_requests("minerva_math500", data, checkpoint, requests)
+    answers = [
+        generations(samples=1)[0]
+        | {"doc_id": i, "id": golds[i], "finish_reason": "stop"}
+        | {"text": f"so</think>The answer is $\\boxed{{{said}}}$."}
+        for i, said in enumerate(["1/2", "7", "11", "11", "12"])
+    ]
+    scores, metrics = scored(
+        tmp_path, tmp_path, answers, samples=1, task="minerva_math500", data=data
+    )
+    assert [(row["correct"], row["reason"]) for row in scores] == [
+        (True, "math_verify"),
+        (True, "math_verify"),
+        (False, "math_verify"),
+        (True, "math_verify"),
+        (True, "math_verify"),
+    ]
+    assert metrics["lm_eval"]["exact_match,none"] == 0
+
+
+def test_a_task_that_never_looks_for_a_box_is_refused(bench, tmp_path):
+    with pytest.raises(RacError, match=r"'hendrycks_math500' .* never for \\boxed: use 'math500'"):
+        scored(bench, tmp_path, generations(), task="hendrycks_math500")
+
+
 def test_few_shot_examples_are_other_problems_and_the_same_in_each_pass(tmp_path, checkpoint):
     data = tmp_path / "data.jsonl"
     rows = [
@@ -326,7 +369,7 @@ def test_a_task_that_fails_is_one_line(bench, tmp_path, fails, line):
     assert str(caught.value) == line
 
 
-def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
+def test_scoring_imports_and_compiles_only_what_it_needs(bench, tmp_path):
     write_jsonl(tmp_path / "generations.jsonl.zst", generations())
     code = (
         "import sys; from pathlib import Path; from rac.definitions import Eval\n"
@@ -335,9 +378,31 @@ def test_scoring_needs_neither_torch_nor_transformers(bench, tmp_path):
         "score(Eval(task='word_problems', dataset='d', samples=3), bench / 'data.jsonl',\n"
         "      bench / 'requests.jsonl.zst', out / 'generations.jsonl.zst', out / 's.jsonl.zst',\n"
         "      out / 'm.json')\n"
-        "assert not {'torch', 'transformers', 'sympy', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'sympy', 'scipy', 'numpy.linalg', 'pandas'}\n"
+        "assert not heavy & set(sys.modules)\n"
+        "from lm_eval.utils import env\n"
+        "compiled = env.from_string.cache_info()\n"
+        "assert 0 < compiled.misses < 4 and compiled.hits > compiled.misses, compiled\n"
     )
     subprocess.run([sys.executable, "-c", code, str(bench), str(tmp_path)], check=True, timeout=60)
+
+
+def test_what_lm_eval_is_spared_is_there_when_it_asks(tmp_path):
+    rows = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
+    write_jsonl(tmp_path / "data.jsonl", rows)
+    code = (
+        "import sys; from pathlib import Path; from rac.evaluate.harness import instances, load_task\n"
+        "task = load_task('word_order', Path(sys.argv[1]))\n"
+        "assert 'numpy.linalg' not in sys.modules\n"
+        "instances(task)\n"
+        "found = task.process_results(task.instances[0].doc, [(-2.0, False), (-1.0, False)])\n"
+        "assert found['acc'] == 0, found\n"
+        "import numpy, lm_eval.api.task, lm_eval.utils\n"
+        "assert lm_eval.utils.np.ndarray is numpy.ndarray\n"
+        "assert lm_eval.api.task.np.array([1.0]).mean() == 1\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "data.jsonl")]
+    subprocess.run(command, check=True, timeout=60)
 
 
 def without_network(*arguments):
@@ -399,14 +464,30 @@ def test_a_worked_solution_is_graded_by_the_answer_at_its_end(bench, checkpoint,
 @pytest.mark.slow
 def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     rows = [{**row, "answer": "7"} for row in read_jsonl(bench / "data.jsonl")]
-    for name in ("problems-test", "math500", "gsm8k"):
-        write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", rows)
+    programs = [
+        {
+            "id": "0",
+            "problem": "Double it.",
+            "prompt": "def f(x):\n",
+            "entry_point": "f",
+            "code": "",
+        }
+        | {"test": "assert f(1) == 2", "test_imports": [], "test_list": ["assert f(1) == 2"]}
+        | {"question_content": "Double it.", "starter_code": "", "public_test_cases": "[]"}
+        | {"private_test_cases": "[]", "metadata": "{}", "tests": [{"input": "1", "output": "2"}]}
+    ]
+    of_code = ("humaneval-plus", "mbpp-plus", "livecodebench", "codeforces-test")
     order = [{"id": "0", "problem": "a b", "choices": ["c d", "d c"], "answer": "c d"}]
-    write_jsonl(tmp_path / "resources" / "datasets" / "word-order" / "data.jsonl", order)
+    data = dict.fromkeys(("problems-test", "math-500", "gsm8k"), rows) | {"word-order": order}
+    defined = yaml.safe_load((Path(rac.__file__).parents[1] / "config.yaml").read_text())
+    for name, of_name in (data | dict.fromkeys(of_code, programs)).items():
+        assert name in defined["datasets"]  # so that what `dataset` makes is what they read
+        write_jsonl(tmp_path / "resources" / "datasets" / name / "data.jsonl", of_name)
     tasks = Path(rac.evaluate.__file__).parent / "tasks"
     command = [sys.executable, "-m", "lm_eval", "run", "--include_path", str(tasks)]
-    command += ["--tasks", "word_problems,math500,gsm8k_boxed,word_order", "--model", "dummy"]
-    command += ["--output_path", "out"]
+    named = ["humaneval_plus", "mbpp_plus", "livecodebench", "codeforces"]
+    listed = ",".join(["word_problems", "math500", "gsm8k_boxed", "word_order", *named])
+    command += ["--tasks", listed, "--model", "dummy", "--output_path", "out"]
     result = subprocess.run(
         command,
         cwd=tmp_path,
@@ -421,4 +502,7 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
     for name in ("word_problems", "math500", "gsm8k_boxed"):
         assert results[name]["correct,all"] == 0  # the dummy model always says "lol"
         assert results[name]["reason,all"] == {"no boxed answer": 3}
+    for name in named:  # an answer without a program needs no sandbox
+        assert results[name]["correct,all"] == 0
+        assert results[name]["reason,all"] == {"no code": 1}
     assert results["word_order"]["acc,none"] in (0, 1)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -14,7 +15,7 @@ from rac.evaluate.statistics import (
     majority,
     p_value,
     paired_difference,
-    ratio,
+    quantile,
     share_interval,
 )
 
@@ -50,6 +51,16 @@ def test_one_sample_a_problem_is_the_plain_standard_error(values):
     mean, se = clustered_mean(values, range(len(values)))
     assert mean == pytest.approx(np.mean(values), abs=1e-9)
     assert se == pytest.approx(stats.sem(values), abs=1e-9)
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.floats(0, 1))
+def test_quantiles_are_those_of_numpy(values, share):
+    assert quantile(values, share) == pytest.approx(np.quantile(values, share))
+
+
+@given(st.floats(0, 1), st.integers(2, 50))
+def test_equal_problems_have_no_error_whatever_rounding_does(value, n):
+    assert clustered_mean([value] * n, range(n)) == (value, 0)
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=2, max_size=30))
@@ -149,17 +160,51 @@ def test_intervals_of_paired_differences_cover_at_their_rate(n, both, gained, lo
         return np.isin(kind, (0, 1)), np.isin(kind, (0, 2))
 
     def interval(pair):
-        found = paired(pair[0], range(n), pair[1], range(n), shares=True)
+        found = paired(pair[0], range(n), pair[1], range(n), samples=1)
         return found.low, found.high
 
     assert 0.93 <= coverage(interval, gained - lost, draw) <= ceiling
 
 
+def two_cells(generator, n, samples, kept=1.0, mean=0.5):
+    """Differences of two cells over n problems, easy or hard for both; the first solves a share `kept`."""
+    easy = generator.beta(2 * mean, 2 * (1 - mean), n)
+    ours, theirs = (generator.binomial(samples, share) / samples for share in (kept * easy, easy))
+    return list(ours - theirs)
+
+
+@pytest.mark.parametrize("n", [30, 60])
+@pytest.mark.parametrize("samples", [1, 4, 16])
+@pytest.mark.parametrize(("mean", "kept"), [(0.5, 0.7), (0.5, 1.0), (0.8, 0.9)])
+def test_paired_intervals_of_several_samples_cover_at_their_rate(n, samples, mean, kept):
+    def interval(each):
+        found = paired_difference(each, samples)
+        return found.low, found.high
+
+    def draw(generator):
+        return two_cells(generator, n, samples, kept, mean)
+
+    assert 0.93 <= coverage(interval, (kept - 1) * mean, draw, 2000) <= 0.975
+
+
+def test_paired_intervals_of_several_samples_are_as_narrow_as_their_error():
+    """What Student's interval needs, and not two whole problems more."""
+    generator = np.random.default_rng(0)
+    for n, samples in ((30, 4), (30, 16), (100, 16)):
+        tables = [two_cells(generator, n, samples) for _ in range(300)]
+        widths = [
+            [found.high - found.low for found in map(by, tables)]
+            for by in (lambda each: paired_difference(each, samples), paired_difference)  # noqa: B023
+        ]
+        ours, students = map(np.mean, widths)
+        assert 0.98 <= ours / students <= 1.06
+
+
 def test_equal_shares_have_an_interval_with_width():
-    found = paired([1] * 9, range(9), [1] * 9, range(9), shares=True)
+    found = paired([1] * 9, range(9), [1] * 9, range(9), samples=1)
     assert found.difference == found.se == 0
     assert found.low == -found.high == pytest.approx(-1.959964 / 11)
-    extreme = paired([1] * 9, range(9), [0] * 9, range(9), shares=True)
+    extreme = paired([1] * 9, range(9), [0] * 9, range(9), samples=1)
     assert 0.5 < extreme.low < extreme.high <= 1
 
 
@@ -190,23 +235,58 @@ def test_holm_rejects_what_stepping_down_rejects(p_values):
         assert {i for i, p in enumerate(adjusted) if p <= level} == rejected
 
 
-def test_the_detectable_difference_is_found_four_times_of_five():
-    generator, n, gained, lost = np.random.default_rng(0), 200, 0.16, 0.04
+@pytest.mark.parametrize("samples", [1, 4, 16])
+def test_the_detectable_difference_is_found_four_times_of_five(samples):
+    """Of tables whose true difference is just what the statistic says of them."""
+    generator, n, rounds, kept = np.random.default_rng(0), 120, 2000, 1.0
+    for _ in range(6):  # to the share that is kept where the two agree
+        tables = [two_cells(generator, n, samples, kept) for _ in range(300)]
+        kept = 1 - np.mean([detectable(each, samples) for each in tables]) / 0.5
+    tables = [two_cells(generator, n, samples, kept) for _ in range(rounds)]
+    reach = np.mean([detectable(each, samples) for each in tables])
+    assert reach == pytest.approx(0.5 * (1 - kept), rel=0.03)
+    found = np.mean([paired_difference(each, samples).high < 0 for each in tables])
+    assert 0.77 <= found <= 0.83
 
-    tables = [
-        generator.choice([1, -1, 0], n, p=[gained, lost, 1 - gained - lost]) for _ in range(500)
-    ]
-    reach = np.mean([detectable(each) for each in tables])
-    assert reach == pytest.approx(2.8 * math.sqrt((gained + lost - 0.12**2) / n), rel=0.05)
-    # At a true difference of 0.12, more than the 0.086 that 80 % would find.
-    assert np.mean([paired_difference(each, shares=True).low > 0 for each in tables]) > 0.9
+
+def test_the_detectable_difference_is_the_textbooks():
+    each = [1.0] * 32 + [-1.0] * 8 + [0.0] * 160
+    # 2.80 standard errors of the mean of 200 values of −1, 0 and 1, and two halves more.
+    variance = (41 - 24**2 / 202) / 202
+    assert detectable(each, 1) == pytest.approx(2.80159 * math.sqrt(variance / 202), rel=1e-4)
+
+
+@pytest.mark.parametrize(("samples", "least"), [(1, 0.015), (4, 0.038), (16, 0.038)])
+def test_p_of_equals_is_small_at_its_rate(samples, least):
+    """At most 5 % of tables of equals; the exact test of single samples has less, as it counts."""
+    generator = np.random.default_rng(0)
+    p_values = [p_value(two_cells(generator, 50, samples)) for _ in range(3000)]
+    for level in (0.05, 0.2):
+        # Three standard deviations of the count above the level.
+        highest = level + 3 * math.sqrt(level * (1 - level) / 3000)
+        assert least * level / 0.05 <= np.mean(np.array(p_values) <= level) <= highest
+
+
+@pytest.mark.parametrize("samples", [1, 8])
+def test_holm_errs_in_one_table_of_twenty(samples):
+    """Four equal calibrations compared in pairs: any p below 5 % is an error, and one is too many."""
+    generator, rounds = np.random.default_rng(0), 1000
+    alone, adjusted = 0, 0
+    for _ in range(rounds):
+        easy = generator.beta(0.8, 0.8, 60)
+        cells = [generator.binomial(samples, easy) / samples for _ in range(4)]
+        p_values = [p_value(list(a - b)) for a, b in itertools.combinations(cells, 2)]
+        alone += min(p_values) <= 0.05
+        adjusted += min(holm(p_values)) <= 0.05
+    assert adjusted / rounds <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / rounds)
+    assert alone / rounds > 0.1  # what it is for
 
 
 def test_equals_do_not_make_every_difference_detectable():
     """Of 100 problems that nobody solves: 2.8 standard errors of a mean of 102 with two of a half."""
-    assert detectable([0] * 100) == pytest.approx((1.959964 + 0.841621) / 102)
-    assert detectable([0] * 400) < 0.3 * detectable([0] * 100)
-    assert math.isnan(detectable([1]))
+    assert detectable([0] * 100, 1) == pytest.approx((1.959964 + 0.841621) / 102)
+    assert detectable([0] * 400, 1) < 0.3 * detectable([0] * 100, 1)
+    assert math.isnan(detectable([1], 1))
 
 
 def test_the_majority_decides_and_ties_are_drawn():
@@ -227,13 +307,3 @@ def test_right_answers_vote_together_however_they_are_written():
     assert majority(correct, answers, "aaabb") == {"a": 1.0, "b": 0.0}
     # One comparison of three met its time limit: the text is right where it was judged so.
     assert majority([1, 0, 1], ["x", "x", "y"], "aaa") == {"a": pytest.approx(2 / 3)}
-
-
-def test_ratio_and_its_standard_error():
-    scored = [(8.0, 4), (9.0, 3), (30.0, 10), (1.0, 2)]
-    loss, se = ratio(scored)
-    assert loss == pytest.approx(48 / 19)
-    # The textbook form: s² of the residuals y - R x, over n times the squared mean of x.
-    squares = [(y - loss * x) ** 2 for y, x in scored]
-    assert se == pytest.approx(math.sqrt(sum(squares) / 3 / 4) / (19 / 4))
-    assert ratio([(3.0, 2)]) == (1.5, None)

@@ -87,7 +87,10 @@ def write_run(
         }
         write_jsonl(paths["scores"], scores)
         write_json(paths["metrics"], summarise(scores, 448))
-        write_json(paths["generation"], {"seconds": 2.5, "tokens": sum(tokens)})
+        write_json(
+            paths["generation"],
+            {"seconds": 2.5, "tokens": sum(tokens), "tokens_per_second": sum(tokens) / 2.5},
+        )
         generations = folder / name / "generations.jsonl.zst"
         write_jsonl(generations, [{**row, "text": texts[i]} for i, row in enumerate(scores)])
         if compressed:
@@ -120,8 +123,8 @@ def write_run(
                     ],
                     "error_decode": decode,
                     "error_prompt": prompt,
-                    "per_sequence": {
-                        role: [[5 * loss - 0.02, 0.1, 5], [5 * loss + 0.02, 0.1, 5]]
+                    "per_sequence": {  # of four and of six tokens
+                        role: [[4 * loss, 0.4 * loss, 4], [6 * loss, 0.6 * loss, 6]]
                         for role, loss in zip(("thoughts", "text"), losses, strict=True)
                     },
                     "losses": {

@@ -7,6 +7,7 @@ import pytest
 
 from rac.artifacts import read_json, write_json, write_jsonl
 from rac.errors import RacError
+from rac.evaluate.statistics import paired_difference
 from rac.report.summary import BUDGETS, COLUMNS, COMPARED, summarize
 
 T3 = 3.182446305284263  # the 97.5 % quantile of Student's t with 3 degrees of freedom
@@ -82,6 +83,10 @@ def test_rows_hold_the_numbers_computed_by_hand(run, tmp_path):
     assert row["tokens_mean_difference_se"] == pytest.approx(math.sqrt(1100 / 3 / 4))
     assert (row["layer_error_heldout_decode"], row["layer_error_heldout_prompt"]) == (0.2, 0.3)
     assert (row["loss_thoughts"], row["loss_text"], row["loss_text_se"]) == (1.0, 3.0, 0.01)
+    # Student's over two sequences; a divergence is not below 0.
+    assert row["loss_text_high"] == pytest.approx(3 + 0.12706204736)
+    assert row["kl_thoughts_low"] == pytest.approx(0.1 - 0.012706204736)
+    assert row["tokens_per_second_generate"] == 184.0
     assert (row["tokens_per_second_1"], row["speedup_1"]) == (20.0, 1.25)
     assert (row["batch"], row["tokens_per_second_batch"], row["speedup_batch"]) == (16, 90.0, 0.75)
     assert (row["peak_memory_bytes"], row["calibration_tokens"]) == (12345, 1000)
@@ -95,7 +100,8 @@ def test_the_dense_cell_has_the_speed_that_others_were_timed_in_turn_with(run, t
     dense = table(summarized(run, tmp_path))[0]
     speeds = ("tokens_per_second_1", "tokens_per_second_batch", "batch", "peak_memory_bytes")
     assert [float(dense[key]) for key in speeds] == [16, 120, 16, 23457]
-    errors = [key for key in COLUMNS if key.startswith(("speedup", "tokens_per_second"))]
+    timed = [key for key in COLUMNS if key.startswith(("speedup", "tokens_per_second"))]
+    errors = [key for key in timed if key != "tokens_per_second_generate"]
     assert {dense[key] for key in errors if key not in speeds} == {""}
 
 
@@ -182,24 +188,121 @@ def test_smaller_budgets_cost_nothing(run, tmp_path):
     assert float(of_rac[0]["accuracy_low"]) == 0 < float(of_rac[0]["accuracy_high"]) < 0.9
 
 
-def test_calibrations_are_compared_in_pairs(run, tmp_path):
+def test_cells_are_compared_in_pairs_dense_first(run, tmp_path):
     rows = table(summarized(run, tmp_path).with_name("comparisons.csv"))
     found = [(row["calibration"], row["baseline"], float(row["difference"])) for row in rows]
-    assert found == [("prompts", "c4", 0.25), ("rac", "c4", 0.75), ("rac", "prompts", 0.5)]
+    assert found == [
+        ("c4", "dense", -1),
+        ("prompts", "dense", -0.75),
+        ("rac", "dense", -0.25),
+        ("prompts", "c4", 0.25),
+        ("rac", "c4", 0.75),
+        ("rac", "prompts", 0.5),
+        ("none", "dense", -0.75),
+    ]
+    last = rows[5]
     # 0, 1, 1, 0: mean 1/2, sd sqrt(1/3).
     se = math.sqrt(1 / 3 / 4)
-    last = [float(rows[2][key]) for key in ("se", "low", "high")]
-    assert last == pytest.approx([se, *agresti_min([0, 1, 1, 0])])
-    # Two problems differ, both the same way: p = 2 / 2². The smallest of three is tripled by Holm.
-    assert float(rows[2]["p_value"]) == 0.5
-    assert [float(row["p_value"]) for row in rows] == [1.0, 0.25, 0.5]
-    assert [float(row["p_holm"]) for row in rows] == [1.0, 0.75, 1.0]
     low, high = agresti_min([0, 1, 1, 0])
+    assert [float(last[key]) for key in ("se", "low", "high")] == pytest.approx([se, low, high])
+    # Two problems differ, both the same way: p = 2 / 2². The smallest of three is tripled by Holm, that of
+    # the four against the dense model by itself.
+    assert [float(row["p_value"]) for row in rows] == [0.125, 0.25, 1.0, 1.0, 0.25, 0.5, 0.25]
+    assert [float(row["p_holm"]) for row in rows] == [0.5, 0.75, 1.0, 1.0, 0.75, 1.0, 0.75]
     error = (high - low) / 2 / 1.959964
-    assert float(rows[2]["detectable"]) == pytest.approx((1.959964 + 0.841621) * error)
-    assert {(row["model"], row["variant"], row["eval"]) for row in rows} == {
-        ("tiny", "half", "sums")
-    }
+    assert float(last["detectable"]) == pytest.approx((1.959964 + 0.841621) * error)
+    assert {(row["model"], row["eval"]) for row in rows} == {("tiny", "sums")}
+    assert [row["variant"] for row in rows] == ["half"] * 6 + ["simple"]
+    assert {row["majority_difference"] for row in rows} == {""}  # of one sample
+    # Of the dense model's differences the table has the same.
+    summary = table(tmp_path / "results/summary.csv")
+    for key in ("", "_se", "_low", "_high"):
+        assert summary[3][f"accuracy_difference{key}"] == rows[2][key[1:] or "difference"]
+
+
+def test_losses_are_compared_over_the_same_sequences(made, tmp_path):
+    cells = [
+        made.dense([1, 1], errors=(0, 0), losses=(1.0, 2.0)),
+        made.cell("c4", "half", [1, 0], errors=(0.1, 0.1), losses=(1.5, 3.0)),
+        made.cell("rac", "half", [1, 1], errors=(0.1, 0.1), losses=(1.25, 4.0)),
+    ]
+    run = made.run(tmp_path, cells)
+    path = tmp_path / "results/tiny/rac/half/diagnostics.json"
+    found = read_json(path)
+    found["per_sequence"]["thoughts"] = [[4.4, 0.4, 4], [8.1, 0.9, 6]]
+    write_json(path, found)
+    rows = table(summarized(run, tmp_path).with_name("comparisons.csv"))
+    row = next(row for row in rows if row["baseline"] == "c4")
+    # Losses of 4.4 and 8.1 against 6 and 9: −1.6 and −0.9 of 4 and 6 tokens, 0.25 a token.
+    assert float(row["loss_thoughts_difference"]) == pytest.approx(-0.25)
+    residuals = (-1.6 + 0.25 * 4, -0.9 + 0.25 * 6)
+    se = math.sqrt(sum(one**2 for one in residuals) * 2) / 10
+    assert float(row["loss_thoughts_difference_se"]) == pytest.approx(se)
+    reach = 12.706204736 * se  # Student's with one degree of freedom
+    ends = [float(row[f"loss_thoughts_difference_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx([-0.25 - reach, -0.25 + reach])
+    assert float(row["kl_thoughts_difference"]) == pytest.approx((1.3 - 1.5) / 10)
+    assert float(row["loss_text_difference"]) == pytest.approx(1)
+    assert float(row["loss_text_difference_se"]) == pytest.approx(0, abs=1e-12)
+    assert row["loss_difference"] == ""  # of a task that scores texts
+    found["per_sequence"]["thoughts"] = [[4.4, 0.4, 5], [8.1, 0.9, 5]]
+    write_json(path, found)
+    with pytest.raises(RacError, match="cannot be compared, they are of other texts"):
+        summarized(run, tmp_path)
+
+
+def test_losses_are_compared_where_nothing_was_asked(made, tmp_path):
+    cells = [made.dense([1], errors=(0, 0)), made.cell("c4", "half", [1], errors=(0.1, 0.1))]
+    run = made.run(tmp_path, cells)
+    nothing = dict.fromkeys(("eval", "scores", "dense_scores", "metrics", "generation"))
+    run["cells"] = [cell | nothing for cell in run["cells"]]
+    (row,) = table(summarized(run, tmp_path).with_name("comparisons.csv"))
+    assert (row["calibration"], row["baseline"], row["eval"]) == ("c4", "dense", "")
+    assert (row["difference"], row["p_holm"], row["kl_text_difference"]) == ("", "", "0.0")
+
+
+def test_texts_that_a_task_scores_are_compared(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1, 1]), made.cell("c4", "half", [1, 1])])
+    for name, losses in (("none/dense", (4.0, 6.0)), ("c4/half", (5.0, 9.0))):
+        rows = [
+            {"doc_id": i, "id": f"p{i}", "correct": None, "loss": loss, "tokens_scored": 2 + i}
+            for i, loss in enumerate(losses)
+        ]
+        folder = tmp_path / "results/tiny" / name / "sums"
+        write_jsonl(folder / "scores.jsonl.zst", rows)
+        write_json(
+            folder / "metrics.json", {"problems": 2, "loss": sum(losses) / 5, "loss_se": 0.1}
+        )
+    summary = summarized(run, tmp_path)
+    (row,) = table(summary.with_name("comparisons.csv"))
+    assert (row["difference"], row["p_value"]) == ("", "")
+    assert float(row["loss_difference"]) == pytest.approx(4 / 5)
+    rows = table(summary)
+    ends = [float(rows[1][f"loss_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx([2.8 - 1.2706204736, 2.8 + 1.2706204736])
+
+
+def test_majorities_are_compared(made, tmp_path):
+    run = made.run(tmp_path, [made.dense([1] * 3), made.cell("c4", "half", [1] * 3)])
+    answers = {"none/dense": ["777", "772", "112"], "c4/half": ["111", "712", "177"]}  # 7 is right
+    for name, of_problems in answers.items():
+        rows = [
+            {"doc_id": i, "id": f"p{i}", "sample": k, "answer": answer, "correct": answer == "7"}
+            | {"tokens": 5}
+            for i, said in enumerate(of_problems)
+            for k, answer in enumerate(said)
+        ]
+        write_jsonl(tmp_path / "results/tiny" / name / "sums/scores.jsonl.zst", rows)
+    (row,) = table(summarized(run, tmp_path).with_name("comparisons.csv"))
+    # Right by 1, 1 and 0 against 0, 1/3 (drawn of three) and 1: −1, −2/3 and 1.
+    each = [-1, -2 / 3, 1]
+    assert float(row["majority_difference"]) == pytest.approx(sum(each) / 3)
+    ends = [float(row[f"majority_difference_{end}"]) for end in ("low", "high")]
+    assert ends == pytest.approx(agresti_min(each))
+    # Samples: 0, 1 and 2 of 3 against 3, 2 and 0, and an interval of three samples a problem.
+    assert float(row["difference"]) == pytest.approx((-1 - 1 / 3 + 2 / 3) / 3)
+    expected = paired_difference([-1, -1 / 3, 2 / 3], samples=3)
+    assert float(row["low"]) == pytest.approx(expected.low)
 
 
 def named(line):
@@ -249,6 +352,7 @@ def test_samples_of_a_problem_count_as_one(made, tmp_path):
             "correct": k < right,
             "finished": True,
             "tokens": 5,
+            "answer": None,
         }
         for i, right in enumerate([1, 2])
         for k in range(4)

@@ -92,7 +92,12 @@ def test_comparisons_are_turned_to_their_subject():
             comparison("a", -0.5, -0.3, "prompts", "rac"),
         ]
     )
+    of_dense = comparison(
+        "a", -0.9, -0.5, "rac", "dense"
+    )  # summary.csv's, and not another calibration's
+    frame = pd.concat([pd.DataFrame([of_dense]), frame]).assign(kl_text_difference=1.0)
     turned = tidy.against(frame, "rac")
+    assert "kl_text_difference" not in turned  # which would have to be turned too
     assert turned[["calibration", "baseline"]].values.tolist() == [
         ["rac", "c4"],
         ["rac", "prompts"],

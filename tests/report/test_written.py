@@ -48,6 +48,9 @@ def test_a_problem_has_its_ratio_and_its_gain(cells):
     assert frame["problem"].tolist() == [0, 1, 2, 3]
     assert frame["ratio"].tolist() == [2, 2, 9, 0.5]
     assert frame["gain"].tolist() == [-1, 1, 1, 0]
+    assert frame["samples"].unique().tolist() == [
+        1
+    ]  # of those that are compared; the dense has two
 
 
 def test_calibrations_come_in_the_order_of_the_cells_in_any_process(cells):
@@ -73,7 +76,8 @@ def test_answers_that_are_not_written_have_no_ratio(cells):
 
 def of_problems(pairs, calibration="prompts", name="sums"):
     frame = pd.DataFrame(pairs, columns=["ratio", "gain"]).assign(problem=range(len(pairs)))
-    return frame.assign(calibration=calibration, subject="rac", model="tiny", eval=name)
+    frame = frame.assign(calibration=calibration, subject="rac", samples=1)
+    return frame.assign(model="tiny", eval=name)
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 1)), min_size=4, max_size=40)
@@ -107,7 +111,7 @@ def test_thirds_go_from_the_lowest_ratio_to_the_highest():
     frame = written.thirds(of_problems(pairs))
     assert frame["problems"].tolist() == [3, 2, 2]
     assert frame["ratio"].tolist() == [2, 6, 8.5]
-    expected = [paired_difference(each, shares=True) for each in ([0, 0, 0], [1, 1], [1, 1])]
+    expected = [paired_difference(each, samples=1) for each in ([0, 0, 0], [1, 1], [1, 1])]
     assert frame["difference"].tolist() == [0, 1, 1]
     assert frame["low"].tolist() == [one.low for one in expected]
     assert frame["high"].tolist() == [one.high for one in expected]
