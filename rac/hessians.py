@@ -19,10 +19,10 @@ from rac.calibration import Part, weigh
 from rac.definitions import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
-from rac.models import checkpoint, weights
+from rac.models import checkpoint
 from rac.models.skeleton import skeleton
 from rac.progress import progress
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import hashes, is_whole, provenance, write_record
 
 # ---- accumulate and store
 
@@ -57,7 +57,7 @@ def accumulate(
         RacError: an input is missing, damaged or of another model, an activation is not finite, or
             the source has fewer sequences than shards.
     """
-    weights.check(model)
+    checkpoint.check(model)
     identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
     if metadata["model"] != identity:
         raise RacError(f"{sequences} was made for another model than {model}; delete it")
@@ -169,7 +169,8 @@ def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> No
 
 
 def _save_index(folder: Path, index: dict) -> None:
-    made = provenance("hessians", model=index["model"], sequences=index["sequences"])
+    inputs = {key: index[key] for key in ("model", "sequences", "dtype", "batch_tokens")}
+    made = provenance("hessians", **inputs)
     write_record(folder / "index.json", index | hashes(folder) | made)
 
 
@@ -295,4 +296,6 @@ def _read_index(folder: Path) -> dict:
     index = read_json(file)
     if not isinstance(index, dict) or not keys <= index.keys():
         raise RacError(f"{file} is no index of Hessians; delete the folder to have it made again")
+    if not is_whole(index):
+        raise RacError(f"{file} was changed after it was written; delete the folder")
     return index
