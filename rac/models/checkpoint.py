@@ -29,7 +29,7 @@ def identity(folder: Path) -> str:
     """SHA-256 over the weights of a folder that the `model` or the `compress` stage made.
 
     Raises:
-        RacError: the folder, or the file in it that records this, is missing or damaged.
+        RacError: the folder, or the file in it that records this, is missing or changed.
     """
     return _recorded(folder, "weights_sha256")
 
@@ -44,11 +44,13 @@ def recorded(folder: Path) -> dict[str, str]:
 
 
 def _recorded(folder: Path, key: str) -> Any:
-    record = _record(folder)
-    try:
-        return read_json(record)[key]
-    except (KeyError, TypeError):
-        raise RacError(f"{record} has no '{key}'; delete {folder}") from None
+    file = _record(folder)
+    record = read_json(file)
+    if not isinstance(record, dict) or key not in record:
+        raise RacError(f"{file} has no '{key}'; delete {folder}")
+    if not is_whole(record):
+        raise RacError(f"{file} was changed after it was written; delete {folder}")
+    return record[key]
 
 
 def _record(folder: Path) -> Path:
@@ -72,8 +74,6 @@ def check(folder: Path, with_weights: bool = True) -> None:
     record = _record(folder)
     if not record.exists():
         return
-    if not is_whole(read_json(record)):
-        raise RacError(f"{record} was changed after it was written; delete {folder}")
     expected = recorded(folder)
     names = {name for name in expected if with_weights or not name.endswith(".safetensors")}
     if with_weights:
@@ -169,8 +169,9 @@ def stop_tokens(folder: Path) -> list[int]:
     """Token ids that end an answer: `eos_token_id` of generation_config.json, else of config.json.
 
     Raises:
-        RacError: neither file names one.
+        RacError: neither file names one, or they are changed.
     """
+    check(folder, with_weights=False)
     for name in ("generation_config.json", "config.json"):
         file = Path(folder) / name
         values = read_json(file) if file.exists() else {}

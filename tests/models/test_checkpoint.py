@@ -8,6 +8,7 @@ import torch
 
 from rac.errors import RacError
 from rac.models import checkpoint
+from rac.provenance import write_record
 
 
 @pytest.fixture
@@ -146,10 +147,13 @@ def test_stop_tokens(tmp_path, generation, configuration, expected):
 
 def test_identity_is_that_of_the_folder_s_record(tmp_path):
     failing(checkpoint.identity, tmp_path)
-    (tmp_path / "model.json").write_text('{"weights_sha256": "dense"}')
+    write_record(tmp_path / "model.json", {"weights_sha256": "dense"})
     assert checkpoint.identity(tmp_path) == "dense"
-    (tmp_path / "compression.json").write_text('{"weights_sha256": "pruned"}')
+    record = tmp_path / "compression.json"
+    write_record(record, {"weights_sha256": "pruned"})
     assert checkpoint.identity(tmp_path) == "pruned"
+    record.write_text(record.read_text().replace("pruned", "prunee"))
+    assert f"{record} was changed" in failing(checkpoint.identity, tmp_path)
     for content in ("{}", "[]"):
         (tmp_path / "compression.json").write_text(content)
         assert "no 'weights_sha256'" in failing(checkpoint.identity, tmp_path)
@@ -160,7 +164,7 @@ def test_identity_is_that_of_the_folder_s_record(tmp_path):
     [
         ("model.safetensors", [checkpoint.load_model]),
         ("config.json", [checkpoint.load_model, checkpoint.load_tokenizer]),
-        ("generation_config.json", [checkpoint.load_model, checkpoint.load_tokenizer]),
+        ("generation_config.json", [checkpoint.load_model, checkpoint.stop_tokens]),
         ("tokenizer.json", [checkpoint.load_model, checkpoint.load_tokenizer]),
         ("chat_template.jinja", [checkpoint.load_model, checkpoint.load_tokenizer]),
     ],
