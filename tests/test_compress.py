@@ -292,7 +292,7 @@ def test_damaged_input_is_one_line_and_leaves_nothing(
 
 
 def test_columns_that_no_group_fits_are_refused(tiny_model, tiny_hessians, tmp_path):
-    with pytest.raises(RacError, match="q_proj: pattern '2:5' needs columns in multiples of 5"):
+    with pytest.raises(RacError, match="v_proj: pattern '2:5' needs columns in multiples of 5"):
         run(tiny_model, tiny_hessians, tmp_path / "out", pattern="2:5")
 
 
