@@ -305,12 +305,15 @@ def _is_of(folder: Path, identity: str) -> bool:
     either of them is enough to know it by.
 
     Raises:
-        RacError: it is damaged, and neither is this hash.
+        RacError: it is damaged, and neither is this hash; or it cannot be read.
     """
     file = folder / "header.json"
     if not file.exists():
         return False
-    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RacError(f"cannot read {file}: {error.strerror or error}") from None
     try:
         header = json.loads(text)
         said, held = header.pop("identity"), sha256_json(header)

@@ -153,7 +153,8 @@ def add(folders: list[Path], output: Path) -> None:
         tokens = {
             part: {"tokens": sum(t.of.tokens for t in terms)} for part, terms in parts.items()
         }
-        _save_index(folder, one | {"shard": [0, 1], "parts": tokens})
+        shards = [sha256_file(of / "index.json") for of, _ in in_order]
+        _save_index(folder, one | {"shard": [0, 1], "parts": tokens}, shards)
 
 
 def _file_of(block: int) -> str:
@@ -168,9 +169,9 @@ def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> No
     save_file(tensors, folder / _file_of(block))
 
 
-def _save_index(folder: Path, index: dict) -> None:
+def _save_index(folder: Path, index: dict, shards: list[str] | None = None) -> None:
     inputs = {key: index[key] for key in ("model", "sequences", "dtype", "batch_tokens")}
-    made = provenance("hessians", **inputs)
+    made = provenance("hessians", **inputs, shards=shards)
     write_record(folder / "index.json", index | hashes(folder) | made)
 
 

@@ -403,6 +403,12 @@ def test_a_header_that_is_damaged_beyond_knowing_is_refused_and_nothing_is_lost(
     assert everything_in(tmp_path) == before
 
 
+def test_a_header_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "header.json").mkdir()
+    with pytest.raises(RacError, match=r"^cannot read .*header\.json: Is a directory$"):
+        list(artifacts.parts(tmp_path, {"seed": 1}, up_to(2, never)))
+
+
 def test_a_part_that_fails_leaves_the_ones_before_it(tmp_path):
     def fails_at_two(i: int) -> list[dict]:
         if i == 2:

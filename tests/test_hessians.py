@@ -263,6 +263,8 @@ def test_shards_add_up_to_the_whole(tiny_hessians, shards, tmp_path):
         read_json(folder / "index.json") for folder in (tiny_hessians["traces"], tmp_path / "whole")
     )
     assert is_whole(added)
+    of_shards = [hessians.sha256_file(folder / "index.json") for folder in folders]
+    assert added["provenance"]["inputs"]["shards"] == of_shards
     for index in (added, whole):
         assert index["provenance"]["inputs"]["dtype"] == "float32"
         del index["provenance"], index["record_sha256"]
