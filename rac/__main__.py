@@ -63,7 +63,7 @@ def shard_of(text: str) -> tuple[int, int]:
 
 
 Output = Annotated[Path, typer.Option(help="what is written, whole or not at all")]
-Code = Annotated[str, typer.Option(help="fingerprint of the stage's code")]
+Code = Annotated[str, typer.Option(help="fingerprint of the stage's code, with what is chosen")]
 Name = Annotated[str, typer.Option(help="its name in config.yaml")]
 Dtype = Annotated[str, typer.Option(help="what the model runs in: float32, bfloat16 or float16")]
 Engine = Annotated[str, typer.Option(help="what samples: transformers or vllm")]
@@ -95,6 +95,7 @@ def job(
 def dataset(
     spec: Annotated[Any, definition(definitions.Dataset)],
     name: Name,
+    code: Code,
     output: Output,
     without: Annotated[
         list[Path], typer.Option(help="data.jsonl of datasets to be apart from")
@@ -103,15 +104,17 @@ def dataset(
     """Rows of problems or documents."""
     from rac.datasets.prepare import prepare_dataset
 
-    prepare_dataset(spec, name, output, {file.parent.name: file for file in without})
+    prepare_dataset(spec, name, output, {file.parent.name: file for file in without}, code)
 
 
 @app.command()
-def model(spec: Annotated[Any, definition(definitions.Model)], name: Name, output: Output) -> None:
+def model(
+    spec: Annotated[Any, definition(definitions.Model)], name: Name, code: Code, output: Output
+) -> None:
     """The dense model as a Hugging Face folder."""
     from rac.models.prepare import prepare_model
 
-    prepare_model(spec, name, output)
+    prepare_model(spec, name, output, code)
 
 
 @app.command()
@@ -144,6 +147,7 @@ def sources(
     name: Name,
     model: Folder,
     dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    code: Code,
     output: Output,
     traces: Annotated[Path | None, typer.Option(help="traces.jsonl.zst, for kind traces")] = None,
     other_model: Annotated[Path | None, typer.Option(help="whose traces, if another's")] = None,
@@ -151,7 +155,7 @@ def sources(
     """Token sequences of a source."""
     from rac.sources import write_sequences
 
-    write_sequences(spec, name, model, dataset, traces, output, other_model)
+    write_sequences(spec, name, model, dataset, traces, output, other_model, code)
 
 
 @app.command()
@@ -190,6 +194,7 @@ def compress(
     variant_name: Name,
     dtype: Dtype,
     model: Folder,
+    code: Code,
     output: Output,
     hessians: Annotated[list[Path], typer.Option(help="folders, each called like its source")] = [],  # noqa: B006
     sequences: Annotated[
@@ -208,7 +213,7 @@ def compress(
     of_source = {file.parent.name: file for file in sequences}
     wait_on = Path(spill) if spill else None
     compress_model(
-        model, stored, calibration, spec, pattern, names, output, of_source, dtype, wait_on
+        model, stored, calibration, spec, pattern, names, output, of_source, dtype, wait_on, code
     )
 
 
@@ -260,6 +265,7 @@ def score(
     dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     requests: File,
     generations: File,
+    code: Code,
     scores: Output,
     metrics: Output,
 ) -> None:
@@ -267,7 +273,7 @@ def score(
     os.environ.update(OFFLINE)
     from rac.evaluate.score import score as score_generations
 
-    score_generations(spec, dataset, requests, generations, scores, metrics)
+    score_generations(spec, dataset, requests, generations, scores, metrics, code)
 
 
 @app.command()
@@ -347,7 +353,7 @@ def _write_page(
     from rac.provenance import provenance
     from rac.report import page, times
 
-    made = provenance("report")["provenance"]
+    made = provenance("report", config_sha256=matrix.identity(config))["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} {options}"
     cells = matrix.report_cells(config)
     run = {(*cell,) for cell in matrix.plan(config, config.run).cells}

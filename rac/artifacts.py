@@ -235,31 +235,32 @@ def parts(
 
     A part is a file, fsynced before it counts, so a kill loses the part in flight and nothing else. The
     folder belongs to `header` (parameters, code and inputs): parts of another header are thrown away, and
-    so is a part that is damaged; standard error says so.
+    so is a part that is damaged; standard error says so. A header that is damaged is written again if it
+    can only be this one.
 
     Args:
         work: the folder.
         header: what the rows hang on.
         compute: called with all stored rows once they are read; gives the rows of one part after another.
-        shards: folders that `keep_parts` made, to take parts from as well.
+        shards: folders of parts that other jobs made, to take parts from as well.
 
     Raises:
-        RacError: a shard is missing, or its parts are of another header; or another process works in `work`.
+        RacError: a shard is missing, or its parts are of another header; a header is damaged, so that nobody
+            can tell; or another process works in `work`.
     """
     identity = sha256_json(header)
     for shard in shards:
-        if _header(shard) != identity:
+        if not _is_of(shard, identity):
             raise RacError(
                 f"{shard} is of another definition, code or input; delete it to have it made again"
             )
     with _alone(work):
         old = [file for file in work.iterdir() if file.name != LOCK]
-        if old and _header(work) != identity:
+        if old and not _is_of(work, identity):
             print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
             for file in old:
                 file.unlink()
-        if not (work / "header.json").exists():
-            write_json(work / "header.json", {"identity": identity, **header})
+        write_json(work / "header.json", {"identity": identity, **header})
         stored = []
         for folder in (*shards, work):
             for part in sorted(folder.glob("part-*.jsonl.zst")):
@@ -297,20 +298,35 @@ def _alone(work: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def keep_parts(work: Path, output: Path) -> None:
-    """Copy a folder of parts to `output`, whole or not at all.
+def _is_of(folder: Path, identity: str) -> bool:
+    """Whether the parts of a folder belong to the header with this hash.
+
+    A header says its hash twice, in words and by what it holds: where the two differ it is damaged, and
+    either of them is enough to know it by.
 
     Raises:
-        RacError: the file system refuses, with the path.
+        RacError: it is damaged, and neither is this hash; or it cannot be read.
     """
-    with atomic_folder(output) as folder:
-        shutil.copytree(work, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
-
-
-def _header(folder: Path) -> str | None:
     file = folder / "header.json"
-    found = read_json(file) if file.exists() else None
-    return found.get("identity") if isinstance(found, dict) else None
+    if not file.exists():
+        return False
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise RacError(f"cannot read {file}: {error.strerror or error}") from None
+    try:
+        header = json.loads(text)
+        said, held = header.pop("identity"), sha256_json(header)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        said = held = None
+    if said == held is not None:
+        return said == identity
+    if identity not in text and identity != held:
+        raise RacError(
+            f"{file} is damaged: put it back, or delete {folder}, and what it holds is made again"
+        )
+    print(f"{file} is damaged; the parts beside it are kept", file=sys.stderr)
+    return True
 
 
 def hold(path: Path) -> None:

@@ -23,6 +23,7 @@ from rac.provenance import hashes, provenance, write_record
 from rac.variants import Quantize, Variant
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
+CARD = "README.md"
 MADE_ANEW = ("model.json", "compression.json", weights.INDEX)
 
 
@@ -37,6 +38,7 @@ def compress(
     sequences: Mapping[str, Path] | None = None,
     dtype: str = "float32",
     spill: Path | None = None,
+    code: str | None = None,
 ) -> None:
     """Compress the linear layers of a model's decoder blocks, and write a Hugging Face folder.
 
@@ -53,13 +55,14 @@ def compress(
         sequences: source → its sequences.safetensors, for variants that run them through the model.
         dtype: what the model runs in then.
         spill: a folder of a disk for hidden states to wait on then; in memory without.
+        code: fingerprint of the code, for the record.
 
     Raises:
         RacError: an input is missing, damaged or does not fit, or a layer has no solution.
     """
     start = time.perf_counter()
     sequences = sequences or {}
-    weights.check(model)
+    checkpoint.check(model)
     dense_sha256 = checkpoint.identity(model)
     groups = read_json(model / "model.json").get("linear_groups")
     if not groups:
@@ -160,13 +163,16 @@ def compress(
             }
             made = provenance(
                 "compress",
+                code,
                 model=dense_sha256,
+                dtype=dtype,
                 variant=variant.model_dump(mode="json"),
                 calibration=calibration.model_dump(mode="json") if calibration else None,
                 hessians={name: sha256_file(path / "index.json") for name, path in stored.items()},
                 sequences={name: sha256_file(path) for name, path in (sequences or {}).items()},
             )
-            write_text(folder / "README.md", card.write(record, calibration, variant))
+            write_text(folder / CARD, card.write(record, calibration, variant))
+            of_files["sha256"] |= hashes(folder, CARD)["sha256"]
             write_record(folder / "compression.json", record | of_files | made)
 
     if walked:

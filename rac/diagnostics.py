@@ -97,6 +97,7 @@ def diagnose(
         checkpoint=checkpoints.identity(checkpoint),
         hessians=sha256_file(stored / "index.json"),
         sequences={role: sha256_file(file) for role, file in files.items()},
+        dtype=dtype,
     )
     found = {"layers": layers, **means, "losses": losses, "per_sequence": per_sequence}
     write_record(output, found | hashes(tokens.parent, tokens.name) | made)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from rac.artifacts import keep_parts, read_jsonl, sha256_file, write_jsonl
+from rac.artifacts import read_jsonl, sha256_file, write_jsonl
 from rac.definitions import Eval, Model
 from rac.engines import Task, version
-from rac.engines.samples import Prompt, draw_samples, of_shard
+from rac.engines.samples import Prompt, draw_samples, keep_samples, of_shard
 from rac.evaluate.budgets import smaller
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
@@ -125,7 +125,7 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
     with progress(label, len(prompts) * task.max_new_tokens) as update:
         for _ in draw_samples(prompts, seed, asked.engine, task, work, inputs, update):
             pass
-    keep_parts(work, output)
+    keep_samples(work, output, "generate", inputs)
 
 
 def _to_draw(asked: Asked) -> tuple[list[tuple[int, dict]], list[Prompt], dict, Task]:

@@ -19,10 +19,10 @@ from rac.calibration import Part, weigh
 from rac.definitions import Calibration, source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
-from rac.models import checkpoint, weights
+from rac.models import checkpoint
 from rac.models.skeleton import skeleton
 from rac.progress import progress
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import hashes, is_whole, provenance, write_record
 
 # ---- accumulate and store
 
@@ -57,7 +57,7 @@ def accumulate(
         RacError: an input is missing, damaged or of another model, an activation is not finite, or
             the source has fewer sequences than shards.
     """
-    weights.check(model)
+    checkpoint.check(model)
     identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
     if metadata["model"] != identity:
         raise RacError(f"{sequences} was made for another model than {model}; delete it")
@@ -153,7 +153,8 @@ def add(folders: list[Path], output: Path) -> None:
         tokens = {
             part: {"tokens": sum(t.of.tokens for t in terms)} for part, terms in parts.items()
         }
-        _save_index(folder, one | {"shard": [0, 1], "parts": tokens})
+        shards = [sha256_file(of / "index.json") for of, _ in in_order]
+        _save_index(folder, one | {"shard": [0, 1], "parts": tokens}, shards)
 
 
 def _file_of(block: int) -> str:
@@ -168,8 +169,9 @@ def _save(folder: Path, block: int, inputs: dict[tuple[str, str], Inputs]) -> No
     save_file(tensors, folder / _file_of(block))
 
 
-def _save_index(folder: Path, index: dict) -> None:
-    made = provenance("hessians", model=index["model"], sequences=index["sequences"])
+def _save_index(folder: Path, index: dict, shards: list[str] | None = None) -> None:
+    inputs = {key: index[key] for key in ("model", "sequences", "dtype", "batch_tokens")}
+    made = provenance("hessians", **inputs, shards=shards)
     write_record(folder / "index.json", index | hashes(folder) | made)
 
 
@@ -295,4 +297,6 @@ def _read_index(folder: Path) -> dict:
     index = read_json(file)
     if not isinstance(index, dict) or not keys <= index.keys():
         raise RacError(f"{file} is no index of Hessians; delete the folder to have it made again")
+    if not is_whole(index):
+        raise RacError(f"{file} was changed after it was written; delete the folder")
     return index

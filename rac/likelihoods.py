@@ -1,16 +1,17 @@
 """Stage `generate` of tasks that draw no samples: log-likelihoods of given tokens, kept for replay."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import blocks
 from rac.artifacts import parts, read_jsonl, sha256_file, write_jsonl
-from rac.engines import NOT_NUMBERS, version
+from rac.engines import NotNumbers, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
@@ -55,7 +56,7 @@ def write_likelihoods(
     """
     asked = read_jsonl(requests)
     windows = [Window(*window) for row in asked for window in row["windows"]]
-    inputs = {
+    inputs: dict[str, Any] = {
         "dtype": dtype,
         "engine": f"transformers {version('transformers')}",
         "weights": checkpoints.identity(checkpoint),
@@ -65,13 +66,21 @@ def write_likelihoods(
     }
     tokens = sum(len(context) + len(continuation) - 1 for context, continuation in windows)
 
+    def named(batches: Iterator[dict[int, Likelihood]]) -> Iterator[dict[int, Likelihood]]:
+        try:
+            yield from batches
+        except NotNumbers as error:
+            of_window = [row for row in asked for _ in row["windows"]]
+            row = of_window[error.index]
+            raise RacError(f"request {row['request']} of problem '{row['id']}': {error}") from None
+
     def compute(stored: list[dict]) -> Iterator[list[dict]]:
         done = frozenset(row["window"] for row in stored)
         if len(done) == len(windows):
             return
         model = checkpoints.load_model(checkpoint, dtype)
         start = time.perf_counter()
-        for found in score(model, windows, done, update):
+        for found in named(score(model, windows, done, update)):
             seconds = (time.perf_counter() - start) / len(found)
             yield [{"window": i, "seconds": seconds} | one._asdict() for i, one in found.items()]
             start = time.perf_counter()
@@ -119,7 +128,7 @@ def score(
         update: called with the number of tokens of each batch.
 
     Raises:
-        RacError: the model's logits are not numbers.
+        NotNumbers: the logits of a window are none.
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     for i, (context, continuation) in enumerate(windows):
@@ -142,7 +151,10 @@ def score(
             for i in sharing[inputs[row]]:
                 context, continuation = windows[i]
                 start = len(context) - 1 - first
-                found[i] = _likelihood(of_row[start : start + len(continuation)], continuation)
+                one = _likelihood(of_row[start : start + len(continuation)], continuation)
+                if math.isnan(one.log_likelihood):
+                    raise NotNumbers(i)
+                found[i] = one
         update(sum(len(windows[i].context) + len(windows[i].continuation) - 1 for i in wanted))
         yield {i: found[i] for i in sorted(wanted)}
 
@@ -151,7 +163,4 @@ def _likelihood(logits: torch.Tensor, continuation: list[int]) -> Likelihood:
     """Of tokens that are predicted by logits [tokens, vocabulary]."""
     targets = torch.tensor(continuation, device=logits.device)
     of_tokens = logits.float().log_softmax(-1).gather(-1, targets[:, None]).double()
-    total = of_tokens.sum().item()
-    if total != total:
-        raise RacError(NOT_NUMBERS)
-    return Likelihood(total, bool((logits.argmax(-1) == targets).all()))
+    return Likelihood(of_tokens.sum().item(), bool((logits.argmax(-1) == targets).all()))

@@ -50,6 +50,8 @@ def write_overlaps(
         calibration = Calibration.model_validate(definition)
         by_key = hessians.terms(calibration, folders, identity)
         terms[name] = list(itertools.chain.from_iterable(by_key.values()))
+    for folder in (model, *map(Path, checkpoints_of.values())):
+        checkpoints.check(folder)
     dense = weights.locate(model)
     located = {name: weights.locate(Path(folder)) for name, folder in checkpoints_of.items()}
     lines, number = [",".join(COLUMNS)], itertools.count()

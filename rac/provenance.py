@@ -22,18 +22,19 @@ PACKAGES = (
 )
 
 
-def provenance(stage: str, **inputs: Any) -> dict:
+def provenance(stage: str, code: str | None = None, **inputs: Any) -> dict:
     """What made an artefact of a stage.
 
     Args:
         stage: its name.
+        code: fingerprint of its code, where definitions choose modules; that of the stage alone without.
         inputs: definitions, and hashes of what it was made from.
     """
     return {
         "provenance": {
             "stage": stage,
             "inputs": inputs,
-            "code": f"{__version__}+{fingerprint.stage(stage)}",
+            "code": f"{__version__}+{code or fingerprint.stage(stage)}",
             "versions": {"python": platform.python_version(), "rac": __version__} | _versions(),
             "machine": {
                 "host": platform.node(),
@@ -55,13 +56,14 @@ def hashes(folder: Path, *names: str) -> dict[str, dict[str, str]]:
 def write_record(path: Path, record: dict) -> None:
     """Write a record as JSON with `record_sha256`, the hash of all else in it."""
     plain = json.loads(json.dumps(record))  # as it will be read
+    plain.pop(RECORD, None)  # of a record that it was made from
     write_json(path, plain | {RECORD: sha256_json(plain)})
 
 
 def is_whole(record: dict) -> bool:
-    """Whether a record is the one that was written; one without `record_sha256` is taken as it is."""
+    """Whether a record is the one that was written, by its `record_sha256`."""
     rest = {key: value for key, value in record.items() if key != RECORD}
-    return RECORD not in record or sha256_json(rest) == record[RECORD]
+    return sha256_json(rest) == record.get(RECORD)
 
 
 def _versions() -> dict[str, str]:

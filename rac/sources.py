@@ -15,11 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rac.artifacts import atomic_file, read_jsonl
+from rac.artifacts import atomic_file, read_jsonl, sha256_file
 from rac.definitions import Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import opening, render, settings, token_ids
+from rac.provenance import hashes, provenance, write_record
 
 KEYS = ("token_ids", "lengths", "prompt_lengths")  # of a file of sequences
 
@@ -77,8 +78,9 @@ def write_sequences(
     traces: Path | None,
     output: Path,
     other_model: Path | None = None,
+    code: str | None = None,
 ) -> None:
-    """Write the token sequences of a source.
+    """Write the token sequences of a source, and beside them their record, as .json.
 
     Args:
         source: its definition.
@@ -88,6 +90,7 @@ def write_sequences(
         traces: traces.jsonl.zst for a source of kind `traces`.
         output: the safetensors file: token_ids int32 [tokens], lengths and prompt_lengths int32 [sequences].
         other_model: the folder of the model whose traces they are, if it is another one.
+        code: fingerprint of the code, for the record.
 
     Raises:
         RacError: the budget cannot be met, an input is missing or damaged, or the other model writes other
@@ -109,8 +112,21 @@ def write_sequences(
         "lengths": torch.tensor([len(sequence.token_ids) for sequence in taken]).int(),
         "prompt_lengths": torch.tensor([sequence.prompt_length for sequence in taken]).int(),
     }
+    identity = checkpoint.identity(model)
     with atomic_file(output) as temporary:
-        save_file(tensors, temporary, metadata(source.kind, checkpoint.identity(model), tensors))
+        save_file(tensors, temporary, metadata(source.kind, identity, tensors))
+    made = provenance(
+        "sources",
+        code,
+        source=source.model_dump(mode="json"),
+        model=identity,
+        files=checkpoint.recorded(model),
+        dataset=sha256_file(dataset),
+        traces=sha256_file(traces) if traces else None,
+        other_model=checkpoint.identity(other_model) if other_model else None,
+    )
+    counts = {"sequences": len(taken), "tokens": len(tensors["token_ids"])}
+    write_record(output.with_suffix(".json"), counts | hashes(output.parent, output.name) | made)
 
 
 def _of_rows(

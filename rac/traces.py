@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 
 from rac.artifacts import (
-    keep_parts,
     read_jsonl,
     sha256_file,
     sha256_json,
@@ -15,7 +14,7 @@ from rac.artifacts import (
 )
 from rac.definitions import Model, Source
 from rac.engines import Task, version
-from rac.engines.samples import Prompt, draw_samples, of_shard
+from rac.engines.samples import Prompt, draw_samples, keep_samples, of_shard
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
@@ -120,7 +119,7 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
             tokens += len(prompt.token_ids) + len(sample["token_ids"])
             if tokens >= budget:
                 break
-    keep_parts(work, output)
+    keep_samples(work, output, "traces", inputs)
 
 
 def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:

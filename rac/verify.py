@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
-from rac import sources
-from rac.artifacts import read_json, read_jsonl, sha256_file
+from rac.artifacts import read_json, sha256_file
 from rac.errors import RacError
-from rac.provenance import is_whole
+from rac.provenance import RECORD, is_whole
 
 FOLDERS = ("resources", "results")
+# What a stage makes: each such file is a record, or one names it.
+MADE = (".json", ".jsonl", ".zst", ".safetensors", ".csv", ".html", ".svg", ".pdf")
 AGAIN = "delete it to have it made again"
 
 
@@ -25,8 +24,8 @@ class Finding(NamedTuple):
 def verify(folder: Path) -> Iterator[Finding]:
     """Look at every artefact below `folder`; part files of unfinished stages are left out.
 
-    Files that a record names are compared with its SHA-256; records and sequences hold a hash of themselves,
-    and rows a checksum; other JSON and safetensors files must be readable.
+    A record holds a hash of itself, and names the files that it is of with their SHA-256. A file that no
+    record names is wrong too.
 
     Args:
         folder: the project, with resources/ and results/.
@@ -37,25 +36,32 @@ def verify(folder: Path) -> Iterator[Finding]:
         for file in (folder / name).rglob("*")
         if file.is_file() and not _unfinished(file.relative_to(folder))
     )
-    seen = set()
-    for record in (file for file in files if file.suffix == ".json"):
+    contents: dict[Path, Any] = {}
+    damaged: dict[Path, str] = {}
+    for file in (file for file in files if file.suffix == ".json"):
         try:
-            content = read_json(record)
+            contents[file] = read_json(file)
         except RacError as error:
-            yield Finding(record, str(error))
-            continue
-        whole = not isinstance(content, dict) or is_whole(content)
-        yield Finding(
-            record, None if whole else f"{record} was changed after it was written; {AGAIN}"
-        )
-        hashes = content.get("sha256") if isinstance(content, dict) else None
-        for name, expected in hashes.items() if isinstance(hashes, dict) else ():
-            file = record.parent / name
-            seen.add(file)
-            yield Finding(file, _differs(file, expected, record.name))
-    for file in (file for file in files if file not in seen):
-        if file.name.endswith((".jsonl.zst", ".safetensors")):
-            yield Finding(file, _unreadable(file))
+            damaged[file] = str(error)
+    named = {
+        record.parent / name: (record, expected)
+        for record, content in contents.items()
+        if isinstance(content, dict) and isinstance(content.get("sha256"), dict)
+        for name, expected in content["sha256"].items()
+    }
+    unclear = {file.parent for file in damaged.keys() - named.keys()}  # what they named is unknown
+    for file in sorted({*files, *named}):
+        if file in named:
+            yield Finding(file, _differs(file, *named[file]))
+        elif file in damaged:
+            yield Finding(file, damaged[file])
+        elif isinstance(contents.get(file), dict) and RECORD in contents[file]:
+            whole = is_whole(contents[file])
+            yield Finding(
+                file, None if whole else f"{file} was changed after it was written; {AGAIN}"
+            )
+        elif file.suffix in MADE and file.parent not in unclear:
+            yield Finding(file, f"{file} has no record: none names it; {AGAIN}")
 
 
 def _unfinished(file: Path) -> bool:
@@ -64,28 +70,12 @@ def _unfinished(file: Path) -> bool:
     )
 
 
-def _differs(file: Path, expected: str, record: str) -> str | None:
+def _differs(file: Path, record: Path, expected: str) -> str | None:
     if not file.is_file():
         return f"{file} is missing; delete {file.parent} to have it made again"
     if sha256_file(file) != expected:
         return (
-            f"{file} is not the file that its {record} was written for; "
+            f"{file} is not the file that its {record.name} was written for; "
             f"delete {file.parent} to have it made again"
         )
-    return None
-
-
-def _unreadable(file: Path) -> str | None:
-    try:
-        if file.name == "sequences.safetensors":
-            sources.read(file)
-        elif file.suffix == ".safetensors":
-            with safe_open(file, "pt"):
-                pass
-        else:
-            read_jsonl(file)
-    except RacError as error:
-        return str(error)
-    except SafetensorError as error:
-        return f"{file} is damaged: {error}; {AGAIN}"
     return None

@@ -35,4 +35,4 @@ rule compress:
         " --calibration-name {wildcards.calibration} --variant-name {wildcards.variant}"
         " --dtype {params.dtype} --spill={resources.spill:q} --model {input.model:q}"
         " {params.hessians:q} {params.sequences:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --code {params.code} --output {output:q} > {log:q} 2>&1"

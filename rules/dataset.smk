@@ -18,4 +18,4 @@ rule dataset:
         code=ask("dataset_code"),
     shell:
         "python -m rac dataset --spec {params.spec:q} --name {wildcards.dataset}"
-        " {params.without:q} --output {params.folder:q} > {log:q} 2>&1"
+        " {params.without:q} --code {params.code} --output {params.folder:q} > {log:q} 2>&1"

@@ -14,4 +14,4 @@ rule model:
         code=ask("model_code"),
     shell:
         "python -m rac model --spec {params.spec:q} --name {wildcards.model}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --code {params.code} --output {output:q} > {log:q} 2>&1"

@@ -4,7 +4,8 @@ rule requests:
         dataset=ask("eval_dataset"),
         task=ask("eval_task_file"),
     output:
-        "results/{model}/requests/{eval}/requests.jsonl.zst",
+        requests="results/{model}/requests/{eval}/requests.jsonl.zst",
+        record="results/{model}/requests/{eval}/requests.json",
     log:
         "logs/{model}/requests/{eval}.log",
     benchmark:
@@ -16,4 +17,4 @@ rule requests:
         code=stage("requests"),
     shell:
         "python -m rac requests --task {params.task:q} --dataset {input.dataset:q}"
-        " --model {input.model:q} --output {output:q} > {log:q} 2>&1"
+        " --model {input.model:q} --output {output.requests:q} > {log:q} 2>&1"

@@ -19,4 +19,5 @@ rule score:
     shell:
         "python -m rac score --spec {params.spec:q} --dataset {input.dataset:q}"
         " --requests {input.requests:q} --generations {input.generations:q}"
-        " --scores {output.scores:q} --metrics {output.metrics:q} > {log:q} 2>&1"
+        " --code {params.code} --scores {output.scores:q} --metrics {output.metrics:q}"
+        " > {log:q} 2>&1"

@@ -5,7 +5,8 @@ rule sources:
         traces=ask("source_traces"),
         other=ask("source_other_model"),
     output:
-        "results/{model}/sources/{source}/sequences.safetensors",
+        sequences="results/{model}/sources/{source}/sequences.safetensors",
+        record="results/{model}/sources/{source}/sequences.json",
     log:
         "logs/{model}/sources/{source}.log",
     benchmark:
@@ -20,4 +21,4 @@ rule sources:
     shell:
         "python -m rac sources --spec {params.spec:q} --name {wildcards.source} --model {input.model:q}"
         " --dataset {input.dataset:q} {params.traces:q} {params.other:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --code {params.code} --output {output.sequences:q} > {log:q} 2>&1"

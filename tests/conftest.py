@@ -12,10 +12,9 @@ from hypothesis import settings
 from safetensors.torch import save_file
 
 from rac import sources
-from rac.artifacts import write_json
 from rac.models import checkpoint, weights
 from rac.models.reasoner import WEIGHTS
-from rac.provenance import hashes
+from rac.provenance import hashes, write_record
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would hang on their number
 
@@ -39,7 +38,7 @@ def _save_model(model, folder: Path) -> Path:
     for name in TOKENIZER_FILES:
         shutil.copyfile(WEIGHTS / name, folder / name)
     of_files = hashes(folder)
-    write_json(
+    write_record(
         folder / "model.json",
         {
             "weights_sha256": weights.identity(folder, of_files["sha256"]),

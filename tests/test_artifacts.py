@@ -363,6 +363,52 @@ def test_parts_of_another_header_are_thrown_away_out_loud(tmp_path, capsys):
     )
 
 
+def damage_identity(text: str) -> str:
+    start = text.index('"identity": "') + len('"identity": "')
+    return f"{text[:start]}{'1' if text[start] == '0' else '0'}{text[start + 1 :]}"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_identity,
+        lambda text: text.replace('"seed": 1', '"seed": 3'),
+        lambda text: text.replace('"seed": 1', '"seed": }'),
+    ],
+    ids=["identity", "what it holds", "no JSON"],
+)
+def test_a_damaged_header_is_named_and_its_parts_are_kept(tmp_path, capsys, damage):
+    work, header = tmp_path / "work", {"seed": 1, "code": "f00d"}
+    list(artifacts.parts(work, header, up_to(2, squares)))
+    file = work / "header.json"
+    whole = file.read_text()
+    assert damage(whole) != whole
+    file.write_text(damage(whole))
+    as_shard = shutil.copytree(work, tmp_path / "shard")
+    assert list(artifacts.parts(work, header, up_to(2, never))) == [squares(0), squares(1)]
+    assert capsys.readouterr().err == f"{file} is damaged; the parts beside it are kept\n"
+    assert file.read_text() == whole
+    rows = artifacts.parts(tmp_path / "whole", header, up_to(2, never), [as_shard])
+    assert list(rows) == [squares(0), squares(1)]
+
+
+@pytest.mark.parametrize("damage", [damage_identity, lambda text: text[:40]], ids=["digit", "cut"])
+def test_a_header_that_is_damaged_beyond_knowing_is_refused_and_nothing_is_lost(tmp_path, damage):
+    list(artifacts.parts(tmp_path, {"seed": 1}, up_to(2, squares)))
+    before = everything_in(tmp_path)
+    file = tmp_path / "header.json"
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(RacError, match=r"header\.json is damaged: put it back, or delete"):
+        list(artifacts.parts(tmp_path, {"seed": 2}, up_to(2, never)))
+    assert everything_in(tmp_path) == before
+
+
+def test_a_header_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "header.json").mkdir()
+    with pytest.raises(RacError, match=r"^cannot read .*header\.json: Is a directory$"):
+        list(artifacts.parts(tmp_path, {"seed": 1}, up_to(2, never)))
+
+
 def test_a_part_that_fails_leaves_the_ones_before_it(tmp_path):
     def fails_at_two(i: int) -> list[dict]:
         if i == 2:
@@ -437,7 +483,7 @@ def test_shards_give_their_parts_first(tmp_path):
     header = {"seed": 1}
     for i in range(2):
         list(artifacts.parts(tmp_path / f"{i}.work", header, up_to(i + 1, squares)))
-        artifacts.keep_parts(tmp_path / f"{i}.work", tmp_path / f"{i}")
+        (tmp_path / f"{i}.work").rename(tmp_path / f"{i}")
     rows = artifacts.parts(tmp_path / "w", header, up_to(3, squares), [tmp_path / "0"])
     assert list(rows) == [squares(0), squares(1), squares(2)]
     assert "part-00001.jsonl.zst" in everything_in(tmp_path / "w")  # what the shard did not hold

@@ -10,13 +10,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import rac
 from rac import blocks, evopress, hessians, sources
-from rac.artifacts import read_json, write_json
+from rac.artifacts import read_json
 from rac.compress import compress
 from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.linear import in_scope
 from rac.models import checkpoint, weights
-from rac.provenance import hashes
+from rac.provenance import hashes, write_record
 from rac.variants import Scope, Variant
 from tests.test_blocks import FAMILIES, random_model
 
@@ -227,7 +227,8 @@ def copied(tiny_model, tmp_path):
 def store(tensors, model):
     """Other weights, and the hash that goes with them."""
     save_file(tensors, model / "model.safetensors")
-    edit_record(**hashes(model, "model.safetensors"))(model)
+    known = read_json(model / "model.json")["sha256"]
+    edit_record(sha256=known | hashes(model, "model.safetensors")["sha256"])(model)
 
 
 def remove_layer(model):
@@ -262,7 +263,7 @@ def truncate(model):
 def edit_record(**changes):
     def edit(model):
         record = read_json(model / "model.json")
-        (model / "model.json").write_text(json.dumps(record | changes))
+        write_record(model / "model.json", record | changes)
 
     return edit
 
@@ -291,7 +292,7 @@ def test_damaged_input_is_one_line_and_leaves_nothing(
 
 
 def test_columns_that_no_group_fits_are_refused(tiny_model, tiny_hessians, tmp_path):
-    with pytest.raises(RacError, match="q_proj: pattern '2:5' needs columns in multiples of 5"):
+    with pytest.raises(RacError, match="v_proj: pattern '2:5' needs columns in multiples of 5"):
         run(tiny_model, tiny_hessians, tmp_path / "out", pattern="2:5")
 
 
@@ -644,7 +645,9 @@ def test_a_head_that_is_stored_by_an_older_name_is_one_line_that_says_what_to_do
     ):
         compress(folder, {}, None, variant, "unstructured 0.5", NAMES, tmp_path / "out")
     network.save_pretrained(folder, save_original_format=False)
-    write_json(folder / "model.json", read_json(folder / "model.json") | hashes(folder))
+    record = read_json(folder / "model.json")
+    (folder / "model.json").unlink()
+    write_record(folder / "model.json", record | hashes(folder))
     compress(folder, {}, None, variant, "unstructured 0.5", NAMES, tmp_path / "out")
     head = checkpoint.load_model(tmp_path / "out", "float32").get_output_embeddings().weight
     assert (head == 0).float().mean() == pytest.approx(0.5, abs=1e-3)

@@ -85,6 +85,7 @@ def test_losses_against_a_loop_over_tokens(inputs, tiny_model, tmp_path, monkeyp
         assert found["losses"][role]["sequences"] == len(expected) == 4
         loss = sum(loss for loss, _ in expected) / tokens
         assert found["losses"][role]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["provenance"]["inputs"]["dtype"] == "float32"
     assert found["losses"]["text"]["tokens"] == sum(LENGTHS) - len(LENGTHS)
 
 

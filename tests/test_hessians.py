@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ from rac.artifacts import read_json
 from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.models import checkpoint
+from rac.provenance import is_whole, write_record
 
 
 def oracle(model, sequences):
@@ -127,7 +127,7 @@ def copied(tiny_hessians, tmp_path):
 
 def edit_index(folder, **changes):
     index = read_json(folder / "index.json")
-    (folder / "index.json").write_text(json.dumps(index | changes))
+    write_record(folder / "index.json", index | changes)
 
 
 def test_hessians_of_another_model_are_refused(tiny_model, copied):
@@ -162,6 +162,13 @@ def test_a_damaged_index_is_refused(tiny_model, copied, content):
     (copied["text"] / "index.json").write_text(content)
     with pytest.raises(RacError, match="index.json is"):
         combined(tiny_model, copied, sum={"text": 1})
+
+
+def test_a_changed_digit_of_an_index_is_refused(tiny_model, copied):
+    file = copied["traces"] / "index.json"
+    file.write_text(file.read_text().replace('"tokens": 104', '"tokens": 105'))
+    with pytest.raises(RacError, match="traces/index.json was changed after it was written"):
+        combined(tiny_model, copied, share={"traces.decode": 0.5, "text": 0.5})
 
 
 def test_other_layers_are_refused(tiny_model, copied):
@@ -255,7 +262,11 @@ def test_shards_add_up_to_the_whole(tiny_hessians, shards, tmp_path):
     whole, added = (
         read_json(folder / "index.json") for folder in (tiny_hessians["traces"], tmp_path / "whole")
     )
+    assert is_whole(added)
+    of_shards = [hessians.sha256_file(folder / "index.json") for folder in folders]
+    assert added["provenance"]["inputs"]["shards"] == of_shards
     for index in (added, whole):
+        assert index["provenance"]["inputs"]["dtype"] == "float32"
         del index["provenance"], index["record_sha256"]
     assert added.pop("sha256").keys() == whole.pop("sha256").keys()
     assert added == whole

@@ -86,11 +86,21 @@ def test_what_is_done_is_not_run_and_changes_nothing_else(model, small_batches):
     assert rest[1:] == whole[2:]
 
 
-def test_logits_that_are_no_numbers_are_refused(random_qwen2):
-    broken = random_qwen2(seed=3)
-    broken.model.norm.weight.data.fill_(math.nan)
-    with pytest.raises(RacError, match="not numbers"):
-        list(score(broken, [Window([5], [6])]))
+def test_logits_that_are_no_numbers_name_the_request(random_qwen2, save_model, tmp_path):
+    broken = random_qwen2(seed=3, tie_word_embeddings=False)
+    broken.model.embed_tokens.weight.data[77] = math.nan
+    folder = save_model(broken, tmp_path / "m")
+    windows = [[[5], [6]], [[5, 9], [6, 7]], [[8, 77], [6, 7]], [[5], [9]]]
+    rows = [
+        {"doc_id": i, "id": f"p{i}", "request": i % 2, "arguments": [], "windows": [window]}
+        for i, window in enumerate(windows)
+    ]
+    write_jsonl(tmp_path / "requests.jsonl.zst", rows)
+    with pytest.raises(RacError, match=r"^request 0 of problem 'p2': the model's logits are not"):
+        write_likelihoods(
+            *("float32", folder, tmp_path / "requests.jsonl.zst", "code"),
+            tmp_path / "generations.jsonl.zst",
+        )
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import torch
 from rac import __main__ as main_module
 from rac import config
 from rac.__main__ import app
-from rac.artifacts import read_jsonl
+from rac.artifacts import read_json, read_jsonl
 
 REPOSITORY = Path(__file__).parents[1]
+NAMED = ("--name", "d", "--code", "f00d")
 DATASET = {"embedded": "word-problems", "split": "test", "rows": 3}
 
 
@@ -27,9 +28,10 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
 
 
 def test_a_verb_writes_its_output_and_says_nothing(tmp_path):
-    done = run("dataset", "--spec", json.dumps(DATASET), "--name", "d", "--output", tmp_path / "d")
+    done = run("dataset", "--spec", json.dumps(DATASET), *NAMED, "--output", tmp_path / "d")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(read_jsonl(tmp_path / "d" / "data.jsonl")) == 3
+    assert read_json(tmp_path / "d" / "meta.json")["provenance"]["code"].endswith("+f00d")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_a_verb_writes_its_output_and_says_nothing(tmp_path):
 )
 def test_what_the_user_can_put_right_is_one_line_and_exit_code_1(tmp_path, spec, message):
     text = spec if isinstance(spec, str) else json.dumps(spec)
-    done = run("dataset", "--spec", text, "--name", "d", "--output", tmp_path / "out")
+    done = run("dataset", "--spec", text, *NAMED, "--output", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr.startswith("rac: error: ")
     assert message in done.stderr
@@ -56,17 +58,17 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_1(tmp_path, spec,
 def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     output = tmp_path / "file" / "d"
-    done = run("dataset", "--spec", json.dumps(DATASET), "--name", "d", "--output", output)
+    done = run("dataset", "--spec", json.dumps(DATASET), *NAMED, "--output", output)
     assert done.returncode == 1
     assert done.stderr == f"rac: error: cannot write {output}: File exists\n"
 
 
 def test_a_broken_model_folder_is_one_line(tmp_path):
     spec = json.dumps({"path": str(tmp_path)})
-    done = run("model", "--spec", spec, "--name", "m", "--output", tmp_path / "out")
+    done = run("model", "--spec", spec, *NAMED, "--output", tmp_path / "out")
     assert done.returncode == 1
     assert done.stderr == (
-        f"rac: error: models.m.path: {tmp_path} is not a Hugging Face folder "
+        f"rac: error: models.d.path: {tmp_path} is not a Hugging Face folder "
         "(config.json is missing)\n"
     )
 

@@ -1,4 +1,5 @@
 import csv
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from scipy.stats import spearmanr
 from rac import hessians, overlaps
 from rac.compress import compress
 from rac.definitions import Calibration
+from rac.errors import RacError
 from rac.models import weights
 from rac.variants import Variant
 
@@ -62,3 +64,15 @@ def test_every_layer_of_two_calibrations(tiny_model, write_sequences, tmp_path):
         expected = (kept[0] & kept[1]).sum() / (kept[0] | kept[1]).sum()
         assert float(row["jaccard"]) == pytest.approx(expected.item(), rel=1e-5)
         assert 0 < float(row["rank_correlation"]) < 1
+    for folder in (tiny_model, made["prompts"]):  # a byte of either is found before it is compared
+        damaged = shutil.copytree(folder, tmp_path / "damaged", dirs_exist_ok=True)
+        file = damaged / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        dense = damaged if folder == tiny_model else tiny_model
+        others = spec if folder == tiny_model else spec | {"prompts": str(damaged)}
+        with pytest.raises(RacError, match=r"damaged/model\.safetensors is not the file"):
+            overlaps.write_overlaps(dense, others, definitions, sources, tmp_path / "again.csv")
+        assert not (tmp_path / "again.csv").exists()
+        shutil.rmtree(damaged)

@@ -7,9 +7,13 @@ tests/report/.
 
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -106,6 +110,79 @@ def test_a_hub_cannot_write_outside_its_cache(tmp_path, monkeypatch):
     assert done.stdout.startswith("error: models.m: o/n@"), done
     written = [file for file in tmp_path.rglob("*evil.json") if file.parent != tmp_path]
     assert all(home in file.resolve().parents for file in written)
+
+
+def snapshot(source: Path, cache: Path) -> Path:
+    """The files of a model's folder as a hub's cache has them: links to blobs beside the snapshots."""
+    folder = cache / "models--o--n/snapshots" / ("0" * 40)
+    (cache / "models--o--n/blobs").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    for file in source.iterdir():
+        shutil.copyfile(file, cache / "models--o--n/blobs" / file.name)
+        (folder / file.name).symlink_to(f"../../blobs/{file.name}")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "README.md"])
+@pytest.mark.parametrize("in_cache", [False, True], ids=["folder", "snapshot"])
+def test_a_link_that_leads_out_of_a_models_folder_is_refused(
+    random_qwen2, save_model, tmp_path, in_cache, name
+):
+    source = save_model(random_qwen2(), tmp_path / "source")
+    shutil.copyfile(source / "model.safetensors", tmp_path / "token")
+    if in_cache:
+        source = snapshot(source, tmp_path / "hub")
+    prepare_model(Model(path=source, dtype="float32"), "m", tmp_path / "m")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(tmp_path / "token")
+    with pytest.raises(RacError) as error:
+        prepare_model(Model(path=source, dtype="float32"), "m", tmp_path / "other")
+    assert str(error.value).startswith(f"models.m: {source / name} is a link that leads out of its")
+    assert "\n" not in str(error.value) and not (tmp_path / "other").exists()
+    (source / name).unlink()
+    (source / name).symlink_to("config.json")  # a link within the folder is as good as a file
+    prepare_model(Model(path=source, dtype="float32"), "m", tmp_path / "other")
+    assert not (tmp_path / "other" / name).is_symlink()
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from rac.definitions import Model
+from rac.models.prepare import prepare_model
+prepare_model(Model(hub="o/n", revision=sys.argv[1], dtype="float32"), "m", Path("m"))
+"""
+
+
+def test_an_archive_of_a_repository_is_neither_fetched_opened_nor_copied(
+    random_qwen2, save_model, tmp_path
+):
+    from tests import hub_server
+
+    folder = save_model(random_qwen2(), tmp_path / "repository")
+    with zipfile.ZipFile(folder / "weights.zip", "w") as archive:
+        archive.writestr("../evil.json", "{}")
+    with tarfile.open(folder / "tokenizer.tar", "w") as archive:
+        link = tarfile.TarInfo("config.json")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    archives = {"weights.zip", "tokenizer.tar"}
+    with hub_server.running() as hub:
+        hub.repositories["o/n"] = folder
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_ENDPOINT": hub.url}
+        environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_ETAG_TIMEOUT": "120"}
+        command = [sys.executable, "-c", PREPARE, hub.commit]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+    assert done.returncode == 0, done.stderr
+    assert "config.json" in hub.asked and not archives & hub.asked.keys()
+    prepare_model(Model(path=folder, dtype="float32"), "m", tmp_path / "of a folder")
+    for made in ("m", "of a folder"):
+        names = {file.name for file in (tmp_path / made).iterdir()}
+        assert "config.json" in names and not names & {*archives, "evil.json"}
+        assert not (tmp_path / made / "config.json").is_symlink()
+    assert not list(tmp_path.rglob("evil.json"))
 
 
 def calls(tree: ast.AST):

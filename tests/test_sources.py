@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rac import sources
-from rac.artifacts import write_jsonl
+from rac.artifacts import read_json, sha256_file, write_jsonl
 from rac.definitions import Source
 from rac.errors import RacError
 from rac.models import checkpoint
+from rac.provenance import hashes, is_whole, write_record
 from rac.sources import cut_to_budget, text_windows
 
 PLAIN = {"system": None, "thinking": None}
@@ -27,7 +28,13 @@ def definition(kind: str, tokens: int, **values) -> Source:
 def write(source, model, rows, output, traces=None):
     data = output.with_name("data.jsonl")
     write_jsonl(data, rows)
-    sources.write_sequences(source, "mine", model, data, traces, output)
+    sources.write_sequences(source, "mine", model, data, traces, output, code="f00d")
+    record = read_json(output.with_suffix(".json"))
+    made = record["provenance"]
+    assert is_whole(record) and record["sha256"] == hashes(output.parent, output.name)["sha256"]
+    assert made["inputs"]["dataset"] == sha256_file(data)
+    assert made["inputs"]["source"]["tokens"] == source.tokens == record["tokens"]
+    assert made["inputs"]["files"]["tokenizer.json"] and made["code"].endswith("+f00d")
     return sources.read(output)
 
 
@@ -175,6 +182,11 @@ def test_traces_of_a_model_with_another_vocabulary_are_refused(tiny_model, tmp_p
     tokenizer = json.loads(file.read_text())
     tokenizer["model"]["vocab"]["another word"] = len(tokenizer["model"]["vocab"]) + 9
     file.write_text(json.dumps(tokenizer))
+    with pytest.raises(RacError, match=r"other/tokenizer.json is not the file that its model.json"):
+        sources.write_sequences(source, "mine", tiny_model, *inputs, other)
+    record = read_json(other / "model.json")
+    of_files = record["sha256"] | hashes(other, file.name)["sha256"]
+    write_record(other / "model.json", record | {"sha256": of_files})
     with pytest.raises(RacError, match="sources.mine.traces_of: .*other has another vocabulary"):
         sources.write_sequences(source, "mine", tiny_model, *inputs, other)
 

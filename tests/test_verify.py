@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
-from rac.artifacts import write_jsonl
+from rac.artifacts import read_json, write_json, write_jsonl
+from rac.compress import compress
 from rac.provenance import hashes, write_record
+from rac.variants import Variant
 from rac.verify import verify
 
 
@@ -15,11 +17,21 @@ def project(tmp_path, tiny_model, tiny_hessians, write_sequences):
     results = tmp_path / "results/tiny"
     shutil.copytree(tiny_model, tmp_path / "resources/models/tiny")
     shutil.copytree(tiny_hessians["text"], results / "hessians/text")
-    write_sequences(results / "sources/text/sequences.safetensors", tiny_model, "text", [9, 5])
+    source = results / "sources/text"
+    write_sequences(source / "sequences.safetensors", tiny_model, "text", [9, 5])
+    write_record(source / "sequences.json", hashes(source, "sequences.safetensors"))
     traces = results / "traces/t"
     write_jsonl(traces / "traces.jsonl.zst", [{"id": "a", "token_ids": [1, 2]}])
     write_record(traces / "info.json", {"traces": 1} | hashes(traces, "traces.jsonl.zst"))
-    write_jsonl(results / "requests/e/requests.jsonl.zst", [{"id": "a"}])
+    requests = results / "requests/e"
+    write_jsonl(requests / "requests.jsonl.zst", [{"id": "a"}])
+    write_record(requests / "requests.json", hashes(requests, "requests.jsonl.zst"))
+    variant = Variant(solver="magnitude", sparsity=0.5)
+    names = {"model": "tiny", "calibration": "none", "variant": "magnitude-0.5"}
+    checkpoint = results / "none/magnitude-0.5/checkpoint"
+    compress(tiny_model, {}, None, variant, "unstructured 0.5", names, checkpoint)
+    (results / "benchmarks").mkdir()
+    (results / "benchmarks/model.tsv").write_text("s\n1\n")  # Snakemake's own
     (tmp_path / "results/figures").mkdir()
     for name in ("summary.csv", "figures/a.svg"):
         (tmp_path / "results" / name).write_text("model,accuracy\nm,50.0\n")
@@ -47,6 +59,8 @@ def test_a_sound_folder_has_nothing_wrong(project):
         "results/tiny/sources/text/sequences.safetensors",
         "results/tiny/traces/t/traces.jsonl.zst",
         "results/tiny/requests/e/requests.jsonl.zst",
+        "results/tiny/none/magnitude-0.5/checkpoint/README.md",
+        "results/tiny/none/magnitude-0.5/checkpoint/config.json",
         "results/summary.csv",
         "results/figures/a.svg",
     ],
@@ -74,3 +88,35 @@ def test_lost_and_unreadable_files_are_named(project):
     }
     said = [found.wrong for found in verify(project) if found.wrong]
     assert any("layer-000.safetensors is missing; delete" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("record", "data"),
+    [
+        ("results/tiny/sources/text/sequences.json", "sequences.safetensors"),
+        ("results/tiny/requests/e/requests.json", "requests.jsonl.zst"),
+        ("results/tiny/traces/t/info.json", "traces.jsonl.zst"),
+        ("results/summary.json", "summary.csv"),
+    ],
+)
+def test_a_file_without_its_record_is_named(project, record, data):
+    (project / record).unlink()
+    assert str((project / record).with_name(data).relative_to(project)) in wrong(project)
+    lines = [found.wrong for found in verify(project) if found.wrong]
+    assert any(f"{data} has no record: none names it" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resources/models/tiny/model.json",
+        "results/tiny/hessians/text/index.json",
+        "results/tiny/none/magnitude-0.5/checkpoint/compression.json",
+        "results/tiny/traces/t/info.json",
+    ],
+)
+def test_a_record_that_lost_its_own_hash_is_named(project, name):
+    record = read_json(project / name)
+    del record["record_sha256"]
+    write_json(project / name, record)
+    assert wrong(project) == {name}

@@ -19,7 +19,11 @@ PROBLEM = Wanted({"problem": "problem"}, frozenset())
 
 
 def prepare_dataset(
-    dataset: Dataset, name: str, output: Path, without: Mapping[str, Path] | None = None
+    dataset: Dataset,
+    name: str,
+    output: Path,
+    without: Mapping[str, Path] | None = None,
+    code: str | None = None,
 ) -> None:
     """Write resources/datasets/{name}: data.jsonl and meta.json.
 
@@ -27,6 +31,13 @@ def prepare_dataset(
     came with, which lm-eval tasks may ask for, or those of them that `keep` names. Problems of the datasets
     `without` are dropped and counted. `rows` of those that are left are taken in an order that hangs on
     `seed` only. The source is read twice: to choose, and then for the rows that are taken.
+
+    Args:
+        dataset: its definition.
+        name: its name, for messages.
+        output: the folder to write.
+        without: the data.jsonl of datasets by their names.
+        code: fingerprint of the code, for the record.
 
     Raises:
         RacError: a file, column or split is missing, or there are too few rows; names what is there.
@@ -53,12 +64,15 @@ def prepare_dataset(
             {
                 "rows": len(rows),
                 "dropped": dropped,
-                "definition": dataset.model_dump(mode="json"),
             }
             | meta
             | hashes(folder, "data.jsonl")
             | provenance(
-                "dataset", without={n: sha256_file(f) for n, f in (without or {}).items()}
+                "dataset",
+                code,
+                definition=dataset.model_dump(mode="json"),
+                file=sha256_file(dataset.path) if dataset.path else None,
+                without={n: sha256_file(f) for n, f in (without or {}).items()},
             ),
         )
 

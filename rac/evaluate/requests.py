@@ -5,10 +5,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rac.artifacts import read_json, write_jsonl
+from rac.artifacts import read_json, sha256_file, write_jsonl
 from rac.errors import RacError
-from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, judged, load_task
+from rac.evaluate.harness import (
+    CHOICES,
+    ROLLING,
+    SAMPLES,
+    instances,
+    judged,
+    load_task,
+    task_file,
+)
 from rac.models.chat import opening, render, settings, token_ids
+from rac.provenance import hashes, provenance, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +37,8 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
       continuation, or a whole text), and `windows`: lists of token ids, those that are given and those
       whose probabilities are multiplied.
 
+    requests.json beside it is its record.
+
     Args:
         task_name: a registered lm-eval task or the path of a task file.
         data: the data.jsonl of the benchmark's dataset; the task's prompts see its columns.
@@ -44,13 +55,25 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
         _check_answers(task)
     asked = instances(task)
     _rehearse(task)
-    from rac.models.checkpoint import load_tokenizer
+    from rac.models.checkpoint import identity, load_tokenizer, recorded
 
     tokenizer = load_tokenizer(checkpoint)
     if task.OUTPUT_TYPE == SAMPLES:
         write_jsonl(output, _prompts(asked, tokenizer, settings(checkpoint)))
     else:
         write_jsonl(output, _likelihoods(asked, tokenizer, _positions(checkpoint)))
+    made = provenance(
+        "requests",
+        task=task_name,
+        task_file=sha256_file(task_file(task_name)),
+        dataset=sha256_file(data),
+        model=identity(checkpoint),
+        files=recorded(checkpoint),
+    )
+    counts = {"problems": len(task.eval_docs), "requests": len(asked)}
+    write_record(
+        output.with_name("requests.json"), counts | hashes(output.parent, output.name) | made
+    )
 
 
 def _check_answers(task: Any) -> None:

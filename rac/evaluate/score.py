@@ -9,7 +9,7 @@ from rac.artifacts import read_jsonl, sha256_file, write_jsonl
 from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
-from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task
+from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task, task_file
 from rac.evaluate.loops import is_looping
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
@@ -21,7 +21,13 @@ from rac.ratio import ratio
 
 
 def score(
-    evaluation: Eval, data: Path, requests: Path, generations: Path, scores: Path, metrics: Path
+    evaluation: Eval,
+    data: Path,
+    requests: Path,
+    generations: Path,
+    scores: Path,
+    metrics: Path,
+    code: str | None = None,
 ) -> None:
     """Write scores.jsonl.zst and metrics.json (docs/evaluation.md says what each column is).
 
@@ -35,6 +41,7 @@ def score(
         generations: generations.jsonl.zst, of a dense or a compressed model.
         scores: the file of verdicts to write.
         metrics: the file of metrics to write.
+        code: fingerprint of the code, for the record.
 
     Raises:
         RacError: the requests are not those that the task now builds, the generations are not
@@ -57,7 +64,9 @@ def score(
         | hashes(scores.parent, scores.name)
         | provenance(
             "score",
+            code,
             eval=evaluation.model_dump(mode="json"),
+            task_file=sha256_file(task_file(evaluation.task)),
             dataset=sha256_file(data),
             requests=sha256_file(requests),
             generations=sha256_file(generations),

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rac.artifacts import read_json
+from rac.artifacts import read_json, sha256_file
 from rac.errors import RacError
+from rac.provenance import is_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,21 +29,72 @@ def identity(folder: Path) -> str:
     """SHA-256 over the weights of a folder that the `model` or the `compress` stage made.
 
     Raises:
-        RacError: the folder, or the file in it that records this, is missing or damaged.
+        RacError: the folder, or the file in it that records this, is missing or changed.
     """
+    return _recorded(folder, "weights_sha256")
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of such a folder by their names, as it was written.
+
+    Raises:
+        RacError: as `identity`.
+    """
+    return _recorded(folder, "sha256")
+
+
+def _recorded(folder: Path, key: str) -> Any:
+    file = _record(folder)
+    record = read_json(file)
+    if not isinstance(record, dict) or key not in record:
+        raise RacError(f"{file} has no '{key}'; delete {folder}")
+    if not is_whole(record):
+        raise RacError(f"{file} was changed after it was written; delete {folder}")
+    return record[key]
+
+
+def _record(folder: Path) -> Path:
+    """The file that says what a folder's files are."""
     compressed = Path(folder) / "compression.json"
-    record = compressed if compressed.exists() else Path(folder) / "model.json"
-    try:
-        return read_json(record)["weights_sha256"]
-    except (KeyError, TypeError):
-        raise RacError(f"{record} has no 'weights_sha256'; delete {folder}") from None
+    return compressed if compressed.exists() else Path(folder) / "model.json"
+
+
+def check(folder: Path, with_weights: bool = True) -> None:
+    """Refuse a folder whose files are not those that model.json or compression.json was written with.
+
+    A folder that no stage made has neither, and is taken as it is.
+
+    Args:
+        folder: the folder.
+        with_weights: look at the weights too, and not at the files beside them alone.
+
+    Raises:
+        RacError: a file is missing or changed, or the record is; names it.
+    """
+    record = _record(folder)
+    if not record.exists():
+        return
+    expected = recorded(folder)
+    names = {name for name in expected if with_weights or not name.endswith(".safetensors")}
+    if with_weights:
+        from rac.models import weights
+
+        names |= {file.name for file in weights.files(folder)}
+    for file in sorted(Path(folder) / name for name in names):
+        if not file.is_file():
+            raise RacError(f"{file} is missing; delete {folder} to have it made again")
+        if sha256_file(file) != expected.get(file.name):
+            raise RacError(
+                f"{file} is not the file that its {record.name} was written for; "
+                f"delete {folder} to have it made again"
+            )
 
 
 def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
     """The causal language model in `folder`, in evaluation mode, on the CPU or the first GPU.
 
     Raises:
-        RacError: no such folder, or weights that are changed, cut, foreign or do not fit config.json.
+        RacError: no such folder, or files that are changed, cut, foreign or do not fit config.json.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -50,12 +102,10 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    from rac.models import weights
-
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise RacError(f"{folder} is not a Hugging Face folder: config.json is missing")
-    weights.check(folder)
+    check(folder)
     logging.disable_progress_bar()
     quantized = {}
     if "quantization_config" in read_json(folder / "config.json"):  # multiplied as dense numbers
@@ -98,10 +148,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     DeepSeek-R1-Distill-Llama's (but where the folder's name is that of the hub).
 
     Raises:
-        RacError: it is missing, damaged or has no chat template.
+        RacError: it is missing, damaged, changed or has no chat template.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    check(folder, with_weights=False)
     # Without these files transformers makes a tokenizer of no words, and says nothing.
     if not any(file for kind in TOKENIZERS for file in Path(folder).glob(kind)):
         raise RacError(f"{folder} has no tokenizer: none of {', '.join(TOKENIZERS)} is there")
@@ -121,8 +172,9 @@ def stop_tokens(folder: Path) -> list[int]:
     """Token ids that end an answer: `eos_token_id` of generation_config.json, else of config.json.
 
     Raises:
-        RacError: neither file names one.
+        RacError: neither file names one, or they are changed.
     """
+    check(folder, with_weights=False)
     for name in ("generation_config.json", "config.json"):
         file = Path(folder) / name
         values = read_json(file) if file.exists() else {}

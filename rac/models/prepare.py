@@ -16,14 +16,16 @@ FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")  # be
 RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
 
 
-def prepare_model(model: Model, name: str, output: Path) -> None:
+def prepare_model(model: Model, name: str, output: Path, code: str | None = None) -> None:
     """Write resources/models/{name}: weights, tokenizer, chat template and model.json.
 
     model.json holds the SHA-256 of the weights and the groups of linear layers that share an input.
-    Weights are linked, not copied: of a local folder, or of the hub's cache at the pinned commit.
+    Weights of a local folder, or of the hub's cache at the pinned commit, are linked and not copied. Another
+    file's link must not lead out of the folder: what it leads to would be copied, into every checkpoint too.
 
     Raises:
-        RacError: the folder, the repository or a file of it is missing, damaged or of a foreign kind.
+        RacError: the folder, the repository or a file of it is missing, damaged or of a foreign kind, or a
+            link leads elsewhere.
     """
     source = WEIGHTS if model.embedded else model.path
     if model.hub:
@@ -36,12 +38,15 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
     assert source is not None
     check_folder(source, name)
     with atomic_folder(output) as folder:
-        for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
-            if file.name not in RECORDS:
-                shutil.copyfile(file, folder / file.name)
         try:
+            for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
+                if file.name not in RECORDS:
+                    shutil.copyfile(_own(file), folder / file.name)
             for file in weights.files(source):
-                (folder / file.name).symlink_to(file.resolve())
+                if model.embedded:  # small, and part of this code: results may move without it
+                    shutil.copyfile(file, folder / file.name)
+                else:
+                    (folder / file.name).symlink_to(file.resolve())
             record = _record(folder, model.dtype)
         except (RacError, ValueError) as error:  # this folder vanishes: name the one that stays
             place = f"{model.hub}@{model.revision}" if model.hub else str(source)
@@ -50,8 +55,24 @@ def prepare_model(model: Model, name: str, output: Path) -> None:
             folder / "model.json",
             record
             | {"chat": {"system": model.system, "thinking": model.thinking}}
-            | provenance("model", definition=model.model_dump(mode="json")),
+            | provenance("model", code, definition=model.model_dump(mode="json")),
         )
+
+
+def _own(file: Path) -> Path:
+    """Where a file of a model's folder lies: in it, or in the cache of a hub that it is a snapshot of.
+
+    Raises:
+        RacError: it is a link that leads elsewhere.
+    """
+    folder, found = file.parent.resolve(), file.resolve()
+    root = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    if root not in found.parents:
+        raise RacError(
+            f"{file} is a link that leads out of its folder, to {found}; put the file "
+            "itself there, or remove it"
+        )
+    return found
 
 
 def _record(folder: Path, dtype: str) -> dict:

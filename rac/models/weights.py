@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rac.artifacts import read_json, sha256_file, sha256_json, write_json
+from rac.artifacts import read_json, sha256_json, write_json
 from rac.errors import RacError
 
 INDEX = "model.safetensors.index.json"
@@ -105,27 +105,6 @@ def rewrite(
 def identity(folder: Path, sha256: Mapping[str, str]) -> str:
     """The identity of a model, given the SHA-256 of its files: theirs over those of the weights."""
     return sha256_json({file.name: sha256[file.name] for file in files(folder)})
-
-
-def check(folder: Path) -> None:
-    """Refuse weights that are not those that model.json or compression.json was written with.
-
-    A folder that no stage made has neither, and is taken as it is.
-
-    Raises:
-        RacError: a file is missing or changed; names it.
-    """
-    records = (Path(folder) / name for name in ("compression.json", "model.json"))
-    record = next((file for file in records if file.exists()), None)
-    if record is None:
-        return
-    hashes = read_json(record).get("sha256", {})
-    for file in files(folder):
-        if sha256_file(file) != hashes.get(file.name):
-            raise RacError(
-                f"{file} is not the file that its {record.name} was written for; "
-                f"delete {folder} to have it made again"
-            )
 
 
 def size(folder: Path) -> dict:

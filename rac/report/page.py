@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from rac.artifacts import atomic_folder, read_json, write_text
+from rac.artifacts import atomic_folder, read_json, sha256_file, write_text
 from rac.provenance import hashes, write_record
 from rac.report import (
     answers,
@@ -31,6 +31,8 @@ from rac.report import (
     written,
 )
 
+# What cells call the files that the page is made from.
+READ = ("path", "tokens", "generations", "scores", "requests", "problems", "index")
 ROWS = 40  # of a figure's table that the page shows
 UNPACKED = 200_000  # bytes of a table that the page holds as it is
 SCRIPT = Path(__file__).with_name("page.js")
@@ -153,7 +155,12 @@ def report(
     write_text(output, page)
     files = sorted(figure.name for figure in (output.parent / "figures").iterdir())
     shown = hashes(output.parent, output.name, *(f"figures/{name}" for name in files))
-    write_record(output.with_suffix(".json"), shown | {"provenance": provenance["page"]})
+    cells = (*diagnostics, *generations, *sources, *overlaps)
+    named = (Path(row[key]) for row in cells for key in READ if row.get(key))
+    read = [summary, comparisons, budgets, *(file for file in named if file.is_file())]
+    made = provenance["page"]
+    inputs = made.get("inputs", {}) | {"files": {str(file): sha256_file(file) for file in read}}
+    write_record(output.with_suffix(".json"), shown | {"provenance": made | {"inputs": inputs}})
 
 
 def _eval(

@@ -279,7 +279,18 @@ def hub(tmp_path, monkeypatch):
 def by_command(folder, **definition):
     """The verb in a process of its own: huggingface_hub reads its settings once."""
     spec = json.dumps(definition)
-    command = [sys.executable, "-m", "rac", "dataset", "--spec", spec, "--name", "mine"]
+    command = [
+        sys.executable,
+        "-m",
+        "rac",
+        "dataset",
+        "--spec",
+        spec,
+        "--name",
+        "mine",
+        "--code",
+        "f00d",
+    ]
     return subprocess.run([*command, "--output", folder], capture_output=True, text=True)
 
 

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from rac.artifacts import read_json
 from rac.definitions import Sampling
-from rac.engines import Completion, Task, sample_seed, samples
-from rac.engines.samples import Prompt, draw_samples
+from rac.engines import Completion, NotNumbers, Task, sample_seed, samples
+from rac.engines.samples import Prompt, draw_samples, keep_samples
+from rac.errors import RacError
+from rac.provenance import hashes, is_whole
 
 PROMPTS = [Prompt(f"p{i}", sample, [i, sample]) for i in range(5) for sample in range(2)]
 TASK = Task(Path("model"), "float32", Sampling(), 8, 2, 4)
@@ -86,3 +89,35 @@ def test_seeds_hang_on_prompt_sample_and_seed_and_fit_torch():
     assert len(seeds) == 27
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert sample_seed("a", 0, 0) == sample_seed("a", 0, 0)
+
+
+def test_the_problem_and_sample_whose_logits_are_not_numbers_are_named(tmp_path, monkeypatch):
+    broken = PROMPTS[5]
+
+    def open_engine(name, task):
+        def generate(prompts, seeds, progress):
+            for i, answer in enumerate(echo(prompts, seeds)):
+                if prompts[i] == broken.token_ids:
+                    raise NotNumbers(i)
+                yield [(i, answer)]
+
+        return generate
+
+    monkeypatch.setattr(samples, "open_engine", open_engine)
+    for _ in range(2):  # the second time, the samples before it are stored
+        with pytest.raises(
+            RacError, match=r"^sample 1 of problem 'p2': the model's logits are not"
+        ):
+            list(draw(tmp_path / "w"))
+        assert len(list(tmp_path.glob("w/part-*"))) == 5
+
+
+def test_a_shard_has_a_record_of_its_parts(tmp_path, opened):
+    list(draw(tmp_path / "0.work"))
+    keep_samples(tmp_path / "0.work", tmp_path / "0", "traces", {"seed": 7, "code": "f00d"})
+    record = read_json(tmp_path / "0/shard.json")
+    assert is_whole(record) and record["provenance"]["inputs"] == {"seed": 7}
+    assert record["provenance"]["code"].endswith("+f00d")
+    parts = [f"part-{i:05d}.jsonl.zst" for i in range(5)]
+    assert record["sha256"] == hashes(tmp_path / "0", "header.json", *parts)["sha256"]
+    assert len(list((tmp_path / "0").iterdir())) == 7

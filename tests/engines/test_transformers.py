@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rac.artifacts import write_json
 from rac.definitions import Sampling
-from rac.engines import Completion, Task
+from rac.engines import Completion, NotNumbers, Task
 from rac.engines import transformers as engine
 from rac.engines.transformers import GrowingLayer, generate, grouped_sdpa, sample
 from rac.errors import RacError
@@ -214,8 +214,9 @@ def test_borders(vocabulary, uniform):
 def test_logits_that_are_not_numbers_are_one_line():
     logits = torch.zeros(3, 100)
     logits[1, 7] = torch.nan
-    with pytest.raises(RacError, match="not numbers"):
+    with pytest.raises(NotNumbers, match="not numbers") as error:
         sample(logits, torch.zeros(3), Sampling())
+    assert error.value.index == 1
 
 
 @pytest.mark.parametrize("batches", [[4, 4, 4], [4, 2, 1]])
@@ -267,7 +268,7 @@ def test_an_opened_checkpoint_generates_until_its_own_stop_tokens(tiny_model, tm
     ids = free[0][1].token_ids
     stop = ids[2]
     folder = tmp_path / "m"
-    shutil.copytree(tiny_model, folder)
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("model.json"))
     write_json(folder / "generation_config.json", {"eos_token_id": [2, stop]})
     steps: list[int] = []
     [stopped] = opened(folder, 5)(PROMPTS, SEEDS, steps.append)
@@ -293,6 +294,27 @@ def test_chunks_follow_the_order_of_prompts_and_the_last_is_what_is_left(tiny_mo
 def test_what_does_not_fit_the_context_is_one_line(tiny_model):
     with pytest.raises(RacError, match=r"a prompt of 7 tokens .* 506 do not fit .* 512 tokens"):
         next(opened(tiny_model, 5, 506)(PROMPTS, SEEDS, lambda tokens: None))
+
+
+@pytest.mark.parametrize("limit", [5, 2])  # the second one is halved
+def test_the_prompt_whose_logits_are_not_numbers_is_known(
+    random_qwen2, save_model, tmp_path, monkeypatch, limit
+):
+    broken = random_qwen2(seed=3, tie_word_embeddings=False)
+    broken.model.embed_tokens.weight.data[77] = torch.nan
+
+    def short(model, stop, prompts, *others):
+        if len(prompts) > limit:
+            raise torch.OutOfMemoryError("no memory for this")
+        return generate(model, stop, prompts, *others)
+
+    monkeypatch.setattr(engine, "generate", short)
+    run = opened(save_model(broken, tmp_path / "m"), 3, 1)
+    groups = run([*PROMPTS[:4], [9, 77, 4], [5]], range(6), lambda tokens: None)
+    assert [i for i, _ in next(groups)] == [0, 1, 2]
+    with pytest.raises(NotNumbers) as error:
+        next(groups)
+    assert error.value.index == 4
 
 
 def test_a_chunk_that_memory_is_short_for_is_generated_in_halves(tiny_model, monkeypatch, capsys):

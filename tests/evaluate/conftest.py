@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-import rac.models
 from rac.artifacts import write_jsonl
-from rac.definitions import Eval
+from rac.definitions import Eval, Model
 from rac.evaluate.requests import build_requests
+from rac.models.prepare import prepare_model
 
 PROBLEMS = [
     ("half", "What is 1/2?", "\\frac{1}{2}"),
@@ -16,9 +16,11 @@ PROBLEMS = [
 
 
 @pytest.fixture(scope="session")
-def checkpoint() -> Path:
-    """A folder with a tokenizer whose chat template opens a thought."""
-    return Path(rac.models.__file__).parent / "reasoner" / "weights"
+def checkpoint(tmp_path_factory) -> Path:
+    """The embedded reasoner's folder; its chat template opens a thought."""
+    folder = tmp_path_factory.mktemp("models") / "reasoner"
+    prepare_model(Model(embedded="reasoner", dtype="float32"), "reasoner", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

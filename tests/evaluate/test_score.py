@@ -435,7 +435,8 @@ def test_nothing_asks_the_hub(bench, tmp_path, checkpoint):
     write_jsonl(tmp_path / "generations.jsonl.zst", generations())
     evaluation = Eval(task="word_problems", dataset="d", samples=3, max_new_tokens=100)
     without_network(
-        *("score", "--spec", evaluation.model_dump_json(), "--dataset", bench / "data.jsonl"),
+        *("score", "--spec", evaluation.model_dump_json(), "--code", "f00d"),
+        *("--dataset", bench / "data.jsonl"),
         *("--requests", bench / "requests.jsonl.zst"),
         *("--generations", tmp_path / "generations.jsonl.zst"),
         *("--scores", tmp_path / "scores.jsonl.zst", "--metrics", tmp_path / "metrics.json"),

@@ -10,12 +10,13 @@ from rac.artifacts import read_json, write_json
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS
+from rac.provenance import write_record
 
 
 @pytest.fixture
 def folder(tiny_model, tmp_path):
-    """A copy of the tiny model to damage."""
-    return shutil.copytree(tiny_model, tmp_path / "m")
+    """A copy of the tiny model to damage, as if no stage had made it."""
+    return shutil.copytree(tiny_model, tmp_path / "m", ignore=shutil.ignore_patterns("model.json"))
 
 
 def set_config(folder, **values):
@@ -43,8 +44,6 @@ def test_a_whole_folder_is_loaded_to_be_evaluated(tiny_model, dtype):
 def test_cut_weights(folder, left):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:left])
-    assert "model.safetensors is not the file" in failing(checkpoint.load_model, folder, "float32")
-    (folder / "model.json").unlink()  # a folder that no stage made
     assert "cannot load" in failing(checkpoint.load_model, folder, "float32")
 
 
@@ -162,10 +161,50 @@ def test_stop_tokens(tmp_path, generation, configuration, expected):
 
 def test_identity_is_that_of_the_folder_s_record(tmp_path):
     failing(checkpoint.identity, tmp_path)
-    (tmp_path / "model.json").write_text('{"weights_sha256": "dense"}')
+    write_record(tmp_path / "model.json", {"weights_sha256": "dense"})
     assert checkpoint.identity(tmp_path) == "dense"
-    (tmp_path / "compression.json").write_text('{"weights_sha256": "pruned"}')
+    record = tmp_path / "compression.json"
+    write_record(record, {"weights_sha256": "pruned"})
     assert checkpoint.identity(tmp_path) == "pruned"
+    record.write_text(record.read_text().replace("pruned", "prunee"))
+    assert f"{record} was changed" in failing(checkpoint.identity, tmp_path)
     for content in ("{}", "[]"):
         (tmp_path / "compression.json").write_text(content)
         assert "no 'weights_sha256'" in failing(checkpoint.identity, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("model.safetensors", [checkpoint.load_model]),
+        ("config.json", [checkpoint.load_model, checkpoint.load_tokenizer]),
+        ("generation_config.json", [checkpoint.load_model, checkpoint.stop_tokens]),
+        ("tokenizer.json", [checkpoint.load_model, checkpoint.load_tokenizer]),
+        ("chat_template.jinja", [checkpoint.load_model, checkpoint.load_tokenizer]),
+    ],
+)
+def test_a_file_that_changed_since_it_was_written_is_named_before_use(
+    tiny_model, tmp_path, name, load
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    checkpoint.check(folder)
+    file = folder / name
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    for read in load:
+        arguments = ("float32",) if read is checkpoint.load_model else ()
+        message = failing(read, folder, *arguments)
+        assert message.startswith(f"{file} is not the file that its model.json was written for")
+    file.unlink()
+    assert f"{file} is missing" in failing(checkpoint.check, folder)
+    (folder / "model.json").unlink()
+    if name != "model.safetensors":
+        checkpoint.check(folder)  # no stage's work
+
+
+def test_a_record_that_changed_since_it_was_written_is_named_before_use(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    record = folder / "model.json"
+    record.write_text(record.read_text().replace('"columns": 32', '"columns": 33', 1))
+    assert f"{record} was changed" in failing(checkpoint.load_tokenizer, folder)

@@ -39,6 +39,7 @@ def test_the_embedded_reasoner(tmp_path):
     assert record["weights_sha256"] == weights.identity(
         tmp_path / "r", hashes(tmp_path / "r")["sha256"]
     )
+    assert not any(file.is_symlink() for file in (tmp_path / "r").iterdir())  # it can move
     model = checkpoint.load_model(tmp_path / "r", "float32")
     assert record["linear_groups"] == linear.groups(model)
     assert record["parameters"] == model.num_parameters() >= record["nonzero_parameters"] > 0

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
+from rac.artifacts import read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from rac.provenance import is_whole
 from rac.report.page import _download
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -77,7 +78,8 @@ def run(made, root):
     return made.run(root, cells)
 
 
-PROVENANCE = {"command": "<script>x</script>", "versions": {"rac": "9.9"}, "machine": {"cores": 3}}
+MADE = {"versions": {"rac": "9.9"}, "machine": {"cores": 3}, "inputs": {"config_sha256": "f00d"}}
+PROVENANCE = {"command": "<script>x</script>", "page": MADE}
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +368,7 @@ def test_energy_is_not_measured_only_where_no_cell_has_it(made, tmp_path):
 
 
 def test_provenance_is_shown_flat(page):
-    assert "versions.rac 9.9 machine.cores 3" in page.words()
+    assert "page.versions.rac 9.9 page.machine.cores 3" in page.words()
     assert "config-sha" in page.words() and "0.1+code" in page.words()
 
 
@@ -380,6 +382,18 @@ def test_large_tables_are_packed(tmp_path):
         assert found == name and kind == ("application/gzip" if rows > 10 else "text/csv")
         assert (gzip.decompress(whole) if rows > 10 else whole) == table.read_bytes()
     assert len(data) < 10_000
+
+
+def test_the_record_names_what_the_page_was_made_from(output, root):
+    record = read_json(output.with_suffix(".json"))
+    inputs = record["provenance"]["inputs"]
+    assert is_whole(record) and inputs["config_sha256"] == "f00d"
+    assert {Path(file).name for file in inputs["files"]} >= {
+        *("summary.csv", "comparisons.csv", "budgets.csv"),
+        *("generations.jsonl.zst", "scores.jsonl.zst"),
+    }
+    for file, expected in inputs["files"].items():
+        assert sha256_file(Path(file)) == expected
 
 
 def test_no_torch_is_loaded():

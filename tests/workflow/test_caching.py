@@ -1,8 +1,14 @@
 """What is planned again after a change, rule by rule: nothing more, nothing less."""
 
 import csv
+import shutil
 
 import pytest
+
+from rac.artifacts import read_json, sha256_file
+from rac.fingerprint import stage
+from rac.verify import verify
+from tests.workflow.conftest import Project
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +34,58 @@ def test_the_run_ends_with_a_table_and_then_nothing_is_to_be_done(finished):
     assert (finished.folder / "results/report.html").stat().st_size > 10_000
     assert "Nothing to be done" in finished.make()
     assert "Nothing to be done" in finished.make("results/summary.csv")
+
+
+def records(folder) -> dict:
+    """Every file that a record is of, itself or by name → that record."""
+    found = {}
+    for file in [*folder.glob("results/**/*.json"), *folder.glob("resources/**/*.json")]:
+        content = read_json(file)
+        if "provenance" in content:
+            found |= dict.fromkeys(
+                (file.parent / name for name in content.get("sha256", {})), content
+            )
+            found[file] = content
+    return found
+
+
+def test_every_output_has_a_record_that_says_what_made_it(finished):
+    lines = finished.make("--summary").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("output_file\t"))
+    outputs = [finished.folder / line.split("\t")[0] for line in lines[start + 1 :]]
+    assert len(outputs) > 30 and all(output.exists() for output in outputs)
+    of_file = records(finished.folder)
+    stages = set()
+    for output in outputs:
+        for file in output.rglob("[!.]*") if output.is_dir() else [output]:
+            assert file in of_file, f"{file} has no record"
+            made = of_file[file]["provenance"]
+            assert all(made[key] for key in ("inputs", "code", "versions", "machine", "finished"))
+            stages.add(made["stage"])
+    assert stages == {path.stem for path in finished.folder.glob("rules/*.smk")} - {
+        *("overlaps", "runtime")  # of another run
+    }
+    files = [output for output in outputs if output.suffix in (".safetensors", ".zst")]
+    assert {output.name.partition(".")[0] for output in files} >= {"sequences", "requests"}
+    for place, chosen in (("rac/sparsegpt-0.5", ["sparsegpt"]), ("none/magnitude-0.5", [])):
+        record = finished.folder / "results/tiny" / place / "checkpoint/compression.json"
+        code = stage("compress", *(f"rac.solvers.{name}" for name in ("magnitude", *chosen)))
+        assert of_file[record]["provenance"]["code"].endswith(f"+{code}")
+    own = of_file[finished.folder / "resources/datasets/own/meta.json"]["provenance"]["inputs"]
+    assert own["file"] == sha256_file(finished.folder / "own problems.jsonl")
+
+
+def test_results_go_on_in_another_place(finished, tmp_path):
+    moved = Project(tmp_path / "elsewhere" / "the project")
+    shutil.copytree(finished.folder, moved.folder)  # links followed, as by rsync -aL
+    assert (finished.folder / "resources/models/tiny/model.safetensors").is_symlink()
+    finished.folder.rename(tmp_path / "gone")
+    assert not any(file.is_symlink() for file in moved.folder.glob("re*/**/*"))
+    assert "Nothing to be done" in moved.make()
+    assert [found.wrong for found in verify(moved.folder) if found.wrong] == []
+    moved.configure(lambda c: c["variants"]["sparsegpt"]["sparsity"].append(0.25))
+    moved.make()
+    assert "sparsegpt-0.25" in {row["variant"] for row in moved.table()}
 
 
 def test_a_new_sparsity_computes_only_itself(finished):

@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from rac.artifacts import sha256_file
+from rac.verify import verify
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +39,8 @@ def test_a_run_in_shards_gives_the_same_samples_and_table(fresh, finished_projec
         for column, value in one.items():
             if column.startswith(("layer_error", "loss", "kl", "accuracy")) and value:
                 assert float(cut_up[column]) == pytest.approx(float(value), rel=1e-3, abs=1e-6)
+    assert [found.wrong for found in verify(fresh.folder) if found.wrong] == []
+    assert len(list(fresh.folder.glob("results/tiny/shards/**/shard.json"))) == 12
     assert "Nothing to be done" in fresh.make()
     fresh.configure(lambda values: values["models"]["tiny"].update(spill="."))
     assert fresh.planned() == {}  # how jobs run is no definition
