@@ -119,7 +119,8 @@ EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
     *("accuracy", "accuracy_se", "accuracy_low", "accuracy_high"),
-    *("finished", "tokens_mean", "tokens_per_solved", "paper_accuracy"),
+    *("finished", "tokens_mean", "tokens_per_solved"),
+    *("paper_accuracy", "paper_difference", "paper_difference_low", "paper_difference_high"),
 )
 
 
@@ -303,8 +304,14 @@ def _budgets(cells: list[dict]) -> Iterable[dict[str, Any]]:
         metrics = read_json(cell["metrics"]) if cell["metrics"] else {}
         for row in metrics.get("budgets", ()):
             names = {key: cell[key] for key in BUDGETS[:4]}
-            theirs = {"paper_accuracy": printed("accuracy", row["budget"]).get(_printed_as(cell))}
-            yield names | row | _interval("accuracy", row, metrics["problems"]) | theirs
+            theirs = printed("accuracy", row["budget"]).get(_printed_as(cell))
+            yield (
+                names
+                | row
+                | _interval("accuracy", row, metrics["problems"])
+                | {"paper_accuracy": theirs}
+                | _beside_paper(theirs, row | {"problems": metrics["problems"]})
+            )
 
 
 def _csv(columns: tuple[str, ...], rows: Iterable[dict[str, Any]]) -> str:

@@ -157,7 +157,7 @@ def test_what_the_paper_printed_stands_beside_ours(run, tmp_path, monkeypatch):
     )
     for cell in run["cells"]:
         metrics = read_json(cell["metrics"])
-        budget = {"budget": 50, "accuracy": 0, "accuracy_se": 0, "finished": 0, "tokens_mean": 50}
+        budget = {"budget": 50, "accuracy": 0, "accuracy_se": 0.1, "finished": 0, "tokens_mean": 50}
         write_json(cell["metrics"], metrics | {"budgets": [budget]})
     summary = summarized(run, tmp_path)
     rows = {(row["calibration"], row["variant"]): row for row in table(summary)}
@@ -171,6 +171,11 @@ def test_what_the_paper_printed_stands_beside_ours(run, tmp_path, monkeypatch):
     cut = table(summary.with_name("budgets.csv"))
     assert [row["paper_accuracy"] for row in cut if row["calibration"] == "rac"] == ["0.25"]
     assert {row["paper_accuracy"] for row in cut if row["calibration"] != "rac"} == {""}
+    [of_rac] = [row for row in cut if row["calibration"] == "rac"]
+    ours = float(of_rac["accuracy"]) - 0.25
+    assert float(of_rac["paper_difference"]) == pytest.approx(ours)
+    ends = [float(of_rac[f"paper_difference_{end}"]) for end in ("low", "high")]
+    assert ends[0] < ours < ends[1]
 
 
 def test_smaller_budgets_cost_nothing(run, tmp_path):
