@@ -6,12 +6,13 @@ A rule writes `ask("threads")`, and holds no logic itself. Imports no torch.
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rac import costs, inventory, plan, resources
+from rac import costs, inventory, plan, resources, status
 from rac.config import Config
 from rac.costs import Cost
 from rac.datasets import embedded, files
@@ -387,6 +388,13 @@ def overlap_spec(config: Config, wildcards: Any) -> str:
 def run_config(config: Config, wildcards: Any) -> str:
     """The definitions that the active run hangs on, as JSON."""
     return json.dumps(defining(config))
+
+
+def show_failures(config: Config) -> None:
+    """Print a line for what failed, with what its log says last."""
+    for row in status.status(config, over=True):
+        if row.state == "failed":
+            print(f"{row.name} failed: {row.said}", file=sys.stderr)
 
 
 def show_table(file: str) -> None:

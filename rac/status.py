@@ -36,9 +36,14 @@ class Row(NamedTuple):
     said: str  # the last line of the log of what is not there, or what is not there
 
 
-def status(config: Config) -> list[Row]:
-    """A row an artefact and a cell of the active run, in the order in which they are made."""
-    locked = artifacts.is_held(LOCK)
+def status(config: Config, over: bool = False) -> list[Row]:
+    """A row an artefact and a cell of the active run, in the order in which they are made.
+
+    Args:
+        config: the configuration.
+        over: nothing is started any more, though this process holds the workflow's lock.
+    """
+    locked = not over and artifacts.is_held(LOCK)
     rows = [_shared(made, locked) for made in inventory.shared(config)]
     cells: dict[tuple[str, str, str], list[dict]] = {}
     for row in matrix.summary_cells(config):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -44,17 +45,17 @@ def pytest_runtest_makereport():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """What kills and full disks cost, which tests record as "lost"."""
+    """What kills and full disks cost, which tests record as "counted"."""
     reports = [each for of_kind in terminalreporter.stats.values() for each in of_kind]
     lines = [
         value
         for report in reports
         if getattr(report, "when", "") == "call"
         for name, value in report.user_properties
-        if name == "lost"
+        if name == "counted"
     ]
     if lines:
-        terminalreporter.section("kills met, and what was lost")
+        terminalreporter.section("counted: kills met and what they cost")
         for line in lines:
             terminalreporter.write_line(line)
 
@@ -224,3 +225,32 @@ def break_off_once(monkeypatch):
         return computed
 
     return install
+
+
+class Disk:
+    """A file system in memory, of a size that can be changed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def remount(self, options: str) -> None:
+        """Change its options, as mount names them."""
+        subprocess.run(["mount", "-o", f"remount,{options}", self.folder], check=True)
+
+    def everything(self) -> set[str]:
+        """The files and folders on it."""
+        return {str(file.relative_to(self.folder)) for file in self.folder.rglob("*")}
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 32 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"this machine lets nobody mount a disk here: {made.stderr.strip()}")
+    yield Disk(folder)
+    subprocess.run(["umount", folder], check=True)
