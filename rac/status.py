@@ -102,7 +102,7 @@ def _logs(of_cell: list[dict]) -> list[Log]:
         if row[kind] and not Path(row[kind]).exists()
         for name in names
         for log in Path("logs", row["model"], row["calibration"], row["variant"]).glob(
-            f"{name.format(**row)}*.log"
+            f"{name.format(**row).removesuffix('*')}*.log"
         )
     ]
 

@@ -1,5 +1,6 @@
 """Where a run stands, told from files: done, running, failed with its reason, missing."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -91,6 +92,28 @@ def test_a_failure_shows_its_reason_in_one_plain_line(settings):
     assert state == "failed" and said.startswith("layer ") and "\x1b" not in said
     assert found["m traces traces"] == ("failed", "torch.OutOfMemoryError: CUDA")
     assert found["dataset d"] == ("failed", "json.decoder.JSONDecodeError: line 1")
+
+
+def test_diagnostics_and_overlaps_are_looked_at_as_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = copy.deepcopy(VALUES)
+    split = {"embedded": "word-problems", "split": "validation"}
+    c4 = {"embedded": "c4", "kind": "documents", "split": "calibration"}
+    values["datasets"] |= {"v": split, "c4": c4, "c5": c4 | {"split": "heldout"}}
+    values["sources"]["heldout"] = values["sources"]["traces"] | {"dataset": "v"}
+    values["sources"]["text"] = {"kind": "text", "dataset": "c4", "tokens": 100, "window": 50}
+    values["sources"]["other"] = values["sources"]["text"] | {"dataset": "c5"}
+    values["calibrations"]["text"] = {"sum": {"text": 1}}
+    values["runs"]["r"]["heldout"] = {"thoughts": "heldout", "text": "other"}
+    values["runs"]["r"]["cells"][0]["calibrations"] = ["rac", "text"]
+    settings = config.validate(values)
+    make("logs/m/none/dense/diagnostics/heldout+other.log", "the last words\n")
+    make("logs/m/overlaps/sparsegpt-0.5.log", "rac: error: no zeros\n")
+    found = states(settings)
+    assert found["m none dense"] == ("failed", "the last words")
+    assert found["m overlaps sparsegpt-0.5"] == ("failed", "no zeros")
+    make("results/m/benchmarks/diagnostics/none/dense/heldout+other.tsv", "s\n1\n")
+    assert states(settings)["m none dense"][0] == "missing"
 
 
 def age(path: str, seconds: float) -> None:
