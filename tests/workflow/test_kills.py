@@ -169,11 +169,11 @@ def test_a_workflow_that_is_killed_again_and_again_ends_with_the_same_table(
     done: dict[str, int] = {}
     again = []
     for kill in range(5):
-        process, start = fresh.start(), ended(fresh)
-        while ended(fresh) == start:  # a job at least comes to its end
+        process, start = fresh.start(), len(ended(fresh))
+        while len(ended(fresh)) < start + 3:  # so that all kills together meet most of the run
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.1)
-        time.sleep(2 * chance.random())
+        time.sleep(chance.random())
         assert process.poll() is None  # the signal meets a workflow that runs
         fresh.kill(process, (signal.SIGTERM, signal.SIGKILL)[kill % 2])
         assert process.returncode != 0 and not (fresh.folder / table).exists()
@@ -188,6 +188,6 @@ def test_a_workflow_that_is_killed_again_and_again_ends_with_the_same_table(
         f"the workflow: 5 kills, jobs that had ended and ran again, after each: {again[1:]}",
     )
     # Snakemake may not have noted yet that a job ended; there are two at once.
-    assert len(done) > 8 and max(again) <= 2
+    assert len(done) >= 15 and max(again) <= 2
     assert untimed(fresh.folder / table) == untimed(finished_project / table)
     assert "Nothing to be done" in fresh.make()
