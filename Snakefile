@@ -77,9 +77,16 @@ include: "rules/report.smk"
 
 
 onstart:
-    artifacts.hold("results/.lock")
-    artifacts.write_text("results/.config.json", settings.model_dump_json())
+    try:
+        artifacts.hold("results/.lock")
+        artifacts.write_text("results/.config.json", settings.model_dump_json())
+    except RacError as error:
+        raise WorkflowError(str(error)) from None
 
 
 onsuccess:
     asked.show_table("results/summary.txt")
+
+
+onerror:
+    asked.show_failures(settings)

@@ -32,11 +32,22 @@ STAGES = {
     "compress": "rac.compress",
     "requests": "rac.evaluate.requests; rac.evaluate.harness.task_manager()",
     "generate": "rac.generate, rac.engines.transformers",
+    "likelihoods": "rac.likelihoods, transformers",
     "score": "rac.evaluate.score; rac.evaluate.harness.task_manager()",
     "diagnostics": "rac.diagnostics, transformers",
+    "overlaps": "rac.overlaps",
+    "runtime": "rac.runtime, transformers",
     "summary": "rac.report.summary",
     "report": "rac.report.page",
 }
+
+
+def copy(folder: Path) -> None:
+    """Make `folder` a copy of the project in which nothing was computed."""
+    folder.mkdir()
+    for part in PARTS:
+        source = REPOSITORY / part
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / part)
 
 
 def seconds(command: list[str], folder: Path) -> tuple[float, float]:
@@ -101,10 +112,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         for run in runs:
             folder = Path(temporary) / run
-            folder.mkdir()
-            for part in PARTS:
-                source = REPOSITORY / part
-                (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / part)
+            copy(folder)
             plan = [seconds(snakemake(folder, run, "--dry-run"), folder) for _ in range(repeats)]
             files = finish(folder, run)
             again = snakemake(folder, run, "--cores", "1")

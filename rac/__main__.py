@@ -15,7 +15,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from rac import config as configuration
-from rac import definitions, slots
+from rac import definitions, logs, slots
 from rac.errors import RacError
 from rac.variants import Variant
 
@@ -87,6 +87,7 @@ def job(
     ] = None,
 ) -> None:
     """One verb a stage of the workflow."""
+    logs.hold()
     if gpus is not None:
         slots.take(gpus)
 

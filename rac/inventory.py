@@ -13,7 +13,7 @@ OF_RUN = ("figures", "benchmarks", "preview")
 
 
 class Shared(NamedTuple):
-    """An artefact that cells hang on, and the files that tell of its making."""
+    """An artefact that cells hang on, or that hangs on several, and the files that tell of its making."""
 
     name: str
     path: str
@@ -71,6 +71,23 @@ def shared(config: Config) -> list[Shared]:
                     )
                 )
     return found
+
+
+def of_cells(config: Config) -> list[Shared]:
+    """What is made from the cells of the active run, in the order in which it is made."""
+    overlaps = [
+        Shared(
+            f"{row['model']} overlaps {row['variant']}",
+            row["path"],
+            f"logs/{row['model']}/overlaps/{row['variant']}.log",
+            f"results/{row['model']}/benchmarks/overlaps/{row['variant']}.tsv",
+        )
+        for row in matrix.report_cells(config)["overlaps"]
+    ]
+    return overlaps + [
+        Shared(name, f"results/{file}", f"logs/{name}.log", f"results/benchmarks/{name}.tsv")
+        for name, file in (("summary", "summary.csv"), ("report", "report.html"))
+    ]
 
 
 # Where a stage's folder is there before its work is done, what is there after it.

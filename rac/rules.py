@@ -7,12 +7,13 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rac import costs, inventory, plan, resources
+from rac import costs, inventory, plan, resources, status
 from rac.config import Config
 from rac.costs import Cost
 from rac.datasets import embedded, files
@@ -402,6 +403,13 @@ def chosen_by(config: Config, files: Iterable[str | os.PathLike[str]]) -> str:
     named = [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
     options = ["--configfile", *named] if named else []
     return shlex.join([*options, "--config", f"run={config.run}"])
+
+
+def show_failures(config: Config) -> None:
+    """Print a line for what failed, with what its log says last."""
+    for row in status.status(config, over=True):
+        if row.state == "failed":
+            print(f"{row.name} failed: {row.said}", file=sys.stderr)
 
 
 def show_table(file: str) -> None:

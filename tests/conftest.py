@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -22,12 +23,40 @@ torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would 
 settings.register_profile("rac", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("rac")
 
+# .ci/run says that it installs what tests need; a machine that cannot, skips them.
+INSTALLED = bool(os.environ.get("RAC_CI") and shutil.which("apt-get") and os.getuid() == 0)
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
     "generation_config.json",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Where tools are installed for the tests, a test that misses one fails."""
+    report = yield
+    if INSTALLED and report.skipped and "apt-get install" in str(report.longrepr):
+        report.outcome, report.longrepr = "failed", f"not skipped with RAC_CI: {report.longrepr[2]}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What kills and full disks cost, which tests record as "counted"."""
+    reports = [each for of_kind in terminalreporter.stats.values() for each in of_kind]
+    lines = [
+        value
+        for report in reports
+        if getattr(report, "when", "") == "call"
+        for name, value in report.user_properties
+        if name == "counted"
+    ]
+    if lines:
+        terminalreporter.section("counted: kills met and what they cost")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def _save_model(model, folder: Path) -> Path:
@@ -195,3 +224,32 @@ def break_off_once(monkeypatch):
         return computed
 
     return install
+
+
+class Disk:
+    """A file system in memory, of a size that can be changed."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def remount(self, options: str) -> None:
+        """Change its options, as mount names them."""
+        subprocess.run(["mount", "-o", f"remount,{options}", self.folder], check=True)
+
+    def everything(self) -> set[str]:
+        """The files and folders on it."""
+        return {str(file.relative_to(self.folder)) for file in self.folder.rglob("*")}
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 32 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"this machine lets nobody mount a disk here: {made.stderr.strip()}")
+    yield Disk(folder)
+    subprocess.run(["umount", folder], check=True)

@@ -1,45 +1,17 @@
 """Disks that are full or read-only: real ones, small enough to fill."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from rac import hessians, sources, traces
 from rac.artifacts import read_jsonl, write_jsonl
 from rac.definitions import Model, Source
+from rac.engines import transformers as engine
 from rac.errors import RacError
 
 SOURCE = Source.model_validate(
     {"kind": "traces", "dataset": "d", "tokens": 900, "max_new_tokens": 24, "batch": 3}
 )
 MODEL = Model.model_validate({"embedded": "reasoner", "dtype": "float32"})
-
-
-class Disk:
-    """A file system in memory, of a size that can be changed."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", self.folder], check=True)
-
-    def everything(self) -> set[str]:
-        return {str(file.relative_to(self.folder)) for file in self.folder.rglob("*")}
-
-
-@pytest.fixture
-def disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if made.returncode:
-        pytest.skip(f"this machine lets nobody mount a disk here: {made.stderr.strip()}")
-    yield Disk(folder)
-    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture
@@ -64,20 +36,39 @@ def test_hessians_on_a_full_disk_leave_nothing_and_then_succeed(
     assert (output / "index.json").exists()
 
 
-def test_traces_on_a_full_disk_keep_their_parts_and_go_on(disk, tiny_model, problems, tmp_path):
+def test_traces_on_a_full_disk_lose_a_batch_and_go_on(
+    disk, tiny_model, problems, tmp_path, monkeypatch, record_property
+):
+    drawn, generate = [], engine.generate
+
+    def counting(model, stop, prompts, *arguments):
+        drawn.append(len(prompts))
+        return generate(model, stop, prompts, *arguments)
+
+    monkeypatch.setattr(engine, "generate", counting)
+
     def write(output):
         asked = traces.Asked(SOURCE, "s", MODEL, tiny_model, problems, "transformers", 1, "c")
         traces.write_traces(asked, output)
         return read_jsonl(output)
 
     expected = write(tmp_path / "elsewhere" / "t.jsonl.zst")
+    whole = sum(drawn)
+    drawn.clear()
     disk.remount("size=24k")
     with pytest.raises(RacError, match=r"cannot write .*part-\d+\.jsonl\.zst: No space left"):
         write(disk.folder / "t" / "t.jsonl.zst")
-    parts = {name for name in disk.everything() if "part-" in name}
-    assert parts and not any(name.endswith(".tmp") for name in disk.everything())
+    assert not any(name.endswith(".tmp") for name in disk.everything())
+    stored = sum(len(read_jsonl(part)) for part in disk.folder.rglob("part-*"))
+    lost = sum(drawn) - stored
+    assert stored > 0 and 0 < lost <= SOURCE.batch
+    record_property(
+        "counted", f"traces on a full disk: {lost} rows lost of {sum(drawn)} drawn, {stored} kept"
+    )
+    drawn.clear()
     disk.remount("size=4m")
     assert write(disk.folder / "t" / "t.jsonl.zst") == expected
+    assert sum(drawn) == whole - stored
 
 
 def test_a_read_only_disk_is_one_line(disk, tiny_model, problems, tmp_path):

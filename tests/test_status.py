@@ -1,16 +1,16 @@
 """Where a run stands, told from files: done, running, failed with its reason, missing."""
 
+import copy
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
 from rac import config, matrix
-from rac.status import LOCK, status, table
+from rac.status import status, table
 
 VALUES = {
     "run": "r",
@@ -59,10 +59,11 @@ def test_nothing_is_there_at_first(settings):
     assert list(found) == [
         *("dataset d", "dataset t", "m", "m traces traces", "m sources traces"),
         *("m hessians traces", "m requests words", "m none dense", "m rac sparsegpt-0.5"),
+        *("summary", "report"),
     ]
     assert {state for state, _ in found.values()} == {"missing"}
     assert found["m rac sparsegpt-0.5"][1] == "4 of 4 files are missing"
-    assert "9 missing" in table(status(settings))
+    assert "11 missing" in table(status(settings))
 
 
 def test_what_is_there_is_done_with_its_time_and_size(settings):
@@ -93,29 +94,125 @@ def test_a_failure_shows_its_reason_in_one_plain_line(settings):
     assert found["dataset d"] == ("failed", "json.decoder.JSONDecodeError: line 1")
 
 
-def test_what_writes_its_log_under_a_held_lock_runs(settings):
-    make(str(LOCK))
-    old = time.time() - 100
-    make("logs/m/none/dense/words/generate.log", "generate: 10 tokens\n")
-    os.utime("logs/m/none/dense/words/generate.log", (old, old))
-    make("logs/m/traces/traces-0.log", "traces: 9 of 100 tokens\n")
-    assert states(settings)["m traces traces"][0] == "missing"  # nobody holds the lock
-    script = """
-    import sys
-    from pathlib import Path
-    from rac.artifacts import hold
-    hold(Path("results/.lock"))
-    print("held", flush=True)
-    sys.stdin.read()
-    """
-    holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert holder.stdout.readline() == b"held\n"
-    make("logs/m/traces/traces-0.log", "traces: 9 of 100 tokens\n")
+def test_diagnostics_and_overlaps_are_looked_at_as_well(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = copy.deepcopy(VALUES)
+    split = {"embedded": "word-problems", "split": "validation"}
+    c4 = {"embedded": "c4", "kind": "documents", "split": "calibration"}
+    values["datasets"] |= {"v": split, "c4": c4, "c5": c4 | {"split": "heldout"}}
+    values["sources"]["heldout"] = values["sources"]["traces"] | {"dataset": "v"}
+    values["sources"]["text"] = {"kind": "text", "dataset": "c4", "tokens": 100, "window": 50}
+    values["sources"]["other"] = values["sources"]["text"] | {"dataset": "c5"}
+    values["calibrations"]["text"] = {"sum": {"text": 1}}
+    values["runs"]["r"]["heldout"] = {"thoughts": "heldout", "text": "other"}
+    values["runs"]["r"]["cells"][0]["calibrations"] = ["rac", "text"]
+    settings = config.validate(values)
+    make("logs/m/none/dense/diagnostics/heldout+other.log", "the last words\n")
+    make("logs/m/overlaps/sparsegpt-0.5.log", "rac: error: no zeros\n")
     found = states(settings)
-    holder.communicate()
-    assert found["m traces traces"] == ("running", "traces: 9 of 100 tokens")
-    assert found["m none dense"][0] == "missing"  # its log is of an earlier call
+    assert found["m none dense"] == ("failed", "the last words")
+    assert found["m overlaps sparsegpt-0.5"] == ("failed", "no zeros")
+    make("results/m/benchmarks/diagnostics/none/dense/heldout+other.tsv", "s\n1\n")
+    assert states(settings)["m none dense"][0] == "missing"
+
+
+def age(path: str, seconds: float) -> None:
+    """Let a file be as old as that."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+HOLDS = """
+import sys
+from pathlib import Path
+from rac.artifacts import hold
+hold(Path("results/.lock"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+TRACES = """
+import sys, time
+from rac.__main__ import job
+job()
+print("traces: 9 of 100 tokens\\n", file=sys.stderr, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def workflow(settings):
+    """A workflow that runs in the folder."""
+    command = [sys.executable, "-c", HOLDS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        yield holder
+        holder.kill()
+
+
+@pytest.fixture
+def job(settings):
+    """A job that has written a line to its log, and hangs."""
+    log = Path("logs/m/traces/traces-0.log")
+    make(str(log))
+    with log.open("w") as out:
+        process = subprocess.Popen([sys.executable, "-c", TRACES], stdout=out, stderr=out)
+    while "tokens" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.02)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_job_runs_until_it_is_killed_and_then_has_failed(settings, workflow, job):
+    said = "traces: 9 of 100 tokens"
+    assert states(settings)["m traces traces"] == ("running", said)
+    age("logs/m/traces/traces-0.log", 3600)
+    assert states(settings)["m traces traces"] == ("running", f"silent for 60 minutes; {said}")
+    job.kill()  # SIGKILL: as a cluster's limits, or a machine short of memory
+    job.wait()
+    assert states(settings)["m traces traces"] == ("failed", said)
+    workflow.kill()
+    workflow.wait()
+    assert states(settings)["m traces traces"] == ("failed", said)
+
+
+def test_a_job_that_starts_runs_and_one_of_a_cluster_that_ended_has_failed(settings, workflow):
+    log = "logs/m/none/dense/words/generate.log"
+    make(log)  # before Python has started
+    assert states(settings)["m none dense"] == ("running", "3 of 3 files are missing")
+    age(log, 60)
+    assert states(settings)["m none dense"] == ("failed", "it ended without a word")
+    make(log)
+    workflow.kill()
+    workflow.wait()
+    assert states(settings)["m none dense"] == ("failed", "it ended without a word")
+
+
+@pytest.mark.parametrize(
+    ("log", "benchmark", "name"),
+    [
+        ("m/traces/traces-1", "results/m/benchmarks/traces/traces-1", "m traces traces"),
+        ("datasets/d", "results/benchmarks/dataset/d", "dataset d"),
+        ("models/m", "results/m/benchmarks/model", "m"),
+        ("summary", "results/benchmarks/summary", "summary"),
+        (
+            "m/none/dense/words/generate-1",
+            "results/m/benchmarks/generate/none/dense/words-1",
+            "m none dense",
+        ),
+        (
+            "m/rac/sparsegpt-0.5/compress",
+            "results/m/benchmarks/compress/rac/sparsegpt-0.5",
+            "m rac sparsegpt-0.5",
+        ),
+    ],
+)
+def test_what_was_made_and_removed_is_missing_and_has_not_failed(settings, log, benchmark, name):
+    make(f"logs/{log}.log", "all is well\n")
+    assert states(settings)[name] == ("failed", "all is well")
+    make(f"{benchmark}.tsv", "s\th:m:s\tmax_rss\tcpu_time\n1\t0:00:01\t-\t-\n")
+    state, said = states(settings)[name]
+    assert state == "missing" and "well" not in said
+    age(f"{benchmark}.tsv", 60)  # of an earlier call
+    assert states(settings)[name] == ("failed", "all is well")

@@ -138,10 +138,10 @@ class Project:
             for row in rows
         ]
 
-    def kill(self, process: subprocess.Popen) -> None:
-        """SIGKILL snakemake and everything that it started."""
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    def kill(self, process: subprocess.Popen, by: int = signal.SIGKILL) -> None:
+        """Kill snakemake and everything that it started."""
+        os.killpg(process.pid, by)
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rac.artifacts import read_json, sha256_file
+from rac.artifacts import read_json, read_jsonl, sha256_file
 
 pytestmark = pytest.mark.slow
 
@@ -23,34 +24,59 @@ def wait_for(path: Path, process, seconds: float = 300) -> None:
         time.sleep(0.01)
 
 
+def rac(project, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "rac", *arguments],
+        cwd=project.folder,
+        env=os.environ | {"PYTHONPATH": str(project.folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
 def sampled(log: Path) -> int:
     """The tokens that a stage says it sampled."""
     return int(re.findall(r"([\d,]+) of at most", log.read_text())[-1].replace(",", ""))
 
 
 @pytest.mark.parametrize(
-    ("folder", "file", "log"),
+    ("folder", "file", "log", "name"),
     [
-        ("results/tiny/traces/traces", "traces.jsonl.zst", "logs/tiny/traces/traces.log"),
+        (
+            "results/tiny/traces/traces",
+            "traces.jsonl.zst",
+            "logs/tiny/traces/traces.log",
+            "tiny traces traces",
+        ),
         (
             "results/tiny/none/dense/words",
             "generations.jsonl.zst",
             "logs/tiny/none/dense/words/generate.log",
+            "tiny none dense",
         ),
     ],
     ids=["traces", "generate"],
 )
 def test_killed_in_the_middle_and_called_again_gives_the_same_bytes(
-    fresh, finished_project, folder, file, log
+    fresh, finished_project, folder, file, log, name, record_property
 ):
     target, work = f"{folder}/{file}", fresh.folder / folder / "work"
     process = fresh.start(target)
     wait_for(work / "part-00000.jsonl.zst", process)
     fresh.kill(process)
     assert not (fresh.folder / target).exists()
+    assert re.search(f"^{name} +failed ", rac(fresh, "status").stdout, re.MULTILINE)
+    rows = [row for part in work.glob("part-*") for row in read_jsonl(part)]
+    stored = sum(len(row["token_ids"]) for row in rows)
     fresh.make(target)  # no unlocking by hand
     assert work.exists()  # kept: more samples may be asked for
-    assert sampled(fresh.folder / log) < sampled(finished_project / log)  # parts were kept
+    whole, resumed = sampled(finished_project / log), sampled(fresh.folder / log)
+    assert stored > 0 and whole - resumed == stored  # of what was stored, nothing is drawn again
+    record_property(
+        "counted",
+        f"{name}, snakemake killed: {stored} tokens stored, {resumed} of {whole} drawn after it",
+    )
     assert sha256_file(fresh.folder / target) == sha256_file(finished_project / target)
 
 
@@ -109,20 +135,9 @@ def test_a_wrong_column_is_named_in_the_log(fresh):
     assert not (fresh.folder / "resources/datasets/own/data.jsonl").exists()
 
 
-def rac(project, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "rac", *arguments],
-        cwd=project.folder,
-        env=os.environ | {"PYTHONPATH": str(project.folder)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_a_finished_run_is_whole_and_all_of_it_is_needed(finished):
     stands = rac(finished, "status")
-    assert stands.stdout.endswith("16 done, 0 running, 0 failed, 0 missing\n"), stands
+    assert stands.stdout.endswith("18 done, 0 running, 0 failed, 0 missing\n"), stands
     found = rac(finished, "verify")
     assert found.returncode == 0 and " 0 of them damaged or missing" in found.stdout
     assert rac(finished, "clean").stdout.split()[:2] == ["0.0", "MB"]
@@ -146,11 +161,106 @@ def test_definitions_that_are_edited_during_a_run_count_from_the_next_one(fresh)
     assert fresh.planned(target) == {"traces": 1}  # and what it was made of stays
 
 
+def shift(files, hours: int) -> None:
+    """Let files be as a clock that goes wrong dates them."""
+    for file in files:
+        seconds = file.lstat().st_mtime + 3600 * hours
+        os.utime(file, (seconds, seconds), follow_symlinks=False)
+
+
 @pytest.mark.parametrize("hours", [-30, 30])
 def test_a_clock_that_jumped_recomputes_nothing(finished, hours):
     # As after a copy from a machine with another clock, or a clock that was set during the run.
     for folder in ("results", "resources"):
-        for file in (finished.folder / folder).rglob("*"):
-            seconds = file.lstat().st_mtime + 3600 * hours
-            os.utime(file, (seconds, seconds), follow_symlinks=False)
+        shift((finished.folder / folder).rglob("*"), hours)
     assert finished.planned() == {}
+
+
+def test_a_clock_that_was_wrong_for_one_stage_costs_time_and_changes_nothing(
+    finished, finished_project, record_property
+):
+    def shifted(folder: str, hours: int) -> dict[str, int]:
+        """What is planned after a shift of a stage's outputs."""
+        root = finished.folder / folder
+        shift([root, *root.rglob("*")], hours)
+        return finished.planned()
+
+    hessians, answers = "results/tiny/hessians/traces", "results/tiny/none/dense/words"
+    users = ("compress", "generate", "score", "diagnostics", "summary", "report")
+    made_of_it = dict.fromkeys(users, 1)
+    assert shifted(hessians, 30) == made_of_it  # newer than what was made of it
+    assert shifted(hessians, -60) == {"hessians": 1} | made_of_it  # older than what it is made of
+    assert shifted(hessians, 30) == {}
+    again = {"generate": 1, "score": 1, "summary": 1, "report": 1}
+    assert shifted(answers, -30) == again
+    finished.make()
+    assert sampled(finished.folder / "logs/tiny/none/dense/words/generate.log") == 0
+    record_property("counted", "answers dated 30 h early: 4 jobs run again, 0 tokens drawn again")
+    assert finished.table() == type(finished)(finished_project).table()
+    assert "Nothing to be done" in finished.make()
+
+
+HANG = """
+import sys
+if "generate" in sys.orig_argv and "none/dense" in " ".join(sys.orig_argv):
+    import time
+    from rac import progress
+    from rac.engines import transformers
+    progress.PATIENCE, progress.TIMES = 2.0, 3
+    drawn, generate = [], transformers.generate
+    def hangs(*arguments):
+        drawn.append(0)
+        if len(drawn) == 4:
+            try:
+                open("hung", "x").close()
+            except FileExistsError:
+                pass
+            else:
+                time.sleep(600)
+        return generate(*arguments)
+    transformers.generate = hangs
+"""
+
+
+def test_a_stage_that_hangs_is_ended_and_goes_on_from_its_parts(
+    finished, finished_project, record_property
+):
+    folder = "results/tiny/none/dense/words"
+    shutil.rmtree(finished.folder / folder)
+    (finished.folder / "results/summary.csv").unlink()
+    (finished.folder / "sitecustomize.py").write_text(HANG)
+    output = finished.make("--retries", "1")
+    assert (finished.folder / "hung").exists() and "Trying to restart job" in output
+    whole, resumed = (
+        sampled(project / "logs/tiny/none/dense/words/generate.log")
+        for project in (finished_project, finished.folder)
+    )
+    rows = read_jsonl(finished.folder / folder / "generations.jsonl.zst")
+    kept = sum(row["tokens"] for row in rows[:3])
+    assert whole - resumed == kept > 0
+    record_property("counted", f"generate, hung in its 4th batch: {kept} of {whole} tokens kept")
+    for file in (f"{folder}/generations.jsonl.zst", f"{folder}/scores.jsonl.zst"):
+        assert sha256_file(finished.folder / file) == sha256_file(finished_project / file)
+    assert finished.table() == type(finished)(finished_project).table()
+
+
+def test_a_disk_that_is_read_only_or_full_is_one_line_and_the_run_goes_on(
+    fresh, finished_project, disk, record_property
+):
+    (fresh.folder / "results").symlink_to(disk.folder)
+    disk.remount("ro")
+    code, output = fresh.run()
+    assert code != 0 and "cannot write results/.lock: Read-only file system" in output
+    assert "Traceback" not in output and not (fresh.folder / "logs").exists()
+    disk.remount("rw,size=500k")
+    code, output = fresh.run()
+    assert code != 0 and "Traceback" not in output
+    said = re.findall(r"^tiny .* failed: (.*)$", output, re.MULTILINE)
+    assert said and all("No space left on device" in line for line in said), output
+    assert not [file for file in disk.everything() if file.endswith(".tmp")]
+    kept = len([file for file in disk.everything() if file.endswith(".tsv")])
+    disk.remount("size=16m")
+    output = fresh.make()
+    wanted = int(re.findall(r"of (\d+) steps", output)[-1])
+    record_property("counted", f"disk full: {kept} jobs had ended, {wanted} run after it")
+    assert fresh.table() == type(fresh)(finished_project).table()

@@ -1,5 +1,7 @@
 """The paper's matrix, planned: nothing of it can be computed without GPUs and the hub."""
 
+import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rac import config, matrix
+from rac import config, fingerprint, matrix
 
 pytestmark = pytest.mark.slow
 CONFIG = Path(__file__).parents[2] / "config.yaml"
@@ -50,6 +52,38 @@ def test_the_whole_matrix_is_planned_in_seconds(repository, tmp_path):
     )
     cells = [(*row.values(),)[:3] + (row["eval"],) for row in matrix.summary_cells(settings)]
     assert len(cells) == len(set(cells))
+
+
+@pytest.fixture(scope="module")
+def overhead(repository):
+    """benchmarks/workflow.py"""
+    spec = importlib.util.spec_from_file_location("overhead", repository / "benchmarks/workflow.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_that_nothing_is_to_be_done_is_found_in_seconds(overhead, tmp_path):
+    folder = tmp_path / "finished"
+    overhead.copy(folder)
+    assert overhead.finish(folder, "paper") > 1000
+    command = overhead.snakemake(folder, "paper", "--cores", "1")
+    before = os.times()
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    after = os.times()
+    assert "Nothing to be done" in done.stdout + done.stderr
+    # Of processor time, which other work on the machine does not lengthen.
+    assert after.children_user - before.children_user < 15
+
+
+def test_the_start_of_every_stage_is_measured(overhead):
+    assert overhead.STAGES.keys() == fingerprint.STAGES.keys()
 
 
 @pytest.mark.parametrize("run", RUNS)
