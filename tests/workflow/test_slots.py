@@ -69,7 +69,7 @@ def test_two_slots_are_both_busy_with_one_job_each_and_give_the_same_table(
     record_property(
         "counted", f"two slots: of the time in which one was held, both were in {share:.0%}"
     )
-    assert share > 0.2 and beside
+    assert share > 1 / 3 and beside  # one job after another gives none
     assert all(len(taken) > 1 for taken in jobs.values())
     taken = [job for each in jobs.values() for job in each]
     assert len(taken) == len(set(taken)) == sum(HEAVY.values())
