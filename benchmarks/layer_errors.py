@@ -3,8 +3,9 @@
 python benchmarks/layer_errors.py MODEL CHECKPOINT HESSIANS SEQUENCES
 
 MODEL is the dense model's folder under resources/models, CHECKPOINT any Hugging Face folder of dense numbers,
-HESSIANS a folder under results/{model}/hessians, SEQUENCES a source's sequences.safetensors. The last lines
-are the mean over layers, and the loss in nats a token with its standard error over sequences.
+or one of this project's, whose compression.json has the errors. HESSIANS is a folder under
+results/{model}/hessians, SEQUENCES a source's sequences.safetensors. The last lines are the mean over layers,
+and the loss in nats a token with its standard error over sequences.
 """
 
 import statistics
@@ -20,8 +21,8 @@ from rac.models import checkpoint, weights
 from rac.ratio import ratio
 
 
-def main() -> None:
-    model, other, stored, sequences = map(Path, sys.argv[1:])
+def measured(model: Path, other: Path, stored: Path) -> dict[str, float]:
+    """Relative errors of the layers of a checkpoint that says nothing of them."""
     kept = hessians.terms(
         Calibration(sum={stored.name: 1}), {stored.name: stored}, checkpoint.identity(model)
     )
@@ -33,6 +34,16 @@ def main() -> None:
             before = weights.read(dense[name], name).float()
             after = weights.read(compressed[name], name).float()
             errors[name] = solvers.relative_error(before, after, hessian)
+    return errors
+
+
+def main() -> None:
+    model, other, stored, sequences = map(Path, sys.argv[1:])
+    record = other / "compression.json"
+    if record.exists():
+        errors = {layer["name"]: layer["relative_error"] for layer in read_json(record)["layers"]}
+    else:
+        errors = measured(model, other, stored)
     for name, error in errors.items():
         print(f"{name} {error:.6f}")
     print(f"mean {statistics.mean(errors.values()):.6f}")

@@ -22,7 +22,7 @@ from rac.engines import vllm as engine
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS, problems
-from rac.provenance import hashes
+from rac.provenance import hashes, write_record
 
 # Without vLLM: a stand-in for its engine
 
@@ -354,7 +354,7 @@ def write_traces(output):
     data, folder = output.parent / "data.jsonl", output.parent / "model"
     if not folder.exists():
         shutil.copytree(WEIGHTS, folder)
-        write_json(folder / "model.json", {"weights_sha256": "0"} | hashes(folder))
+        write_record(folder / "model.json", {"weights_sha256": "0"} | hashes(folder))
     asked = traces.Asked(DEFINITION, "traces", MODEL, folder, data, "vllm", 1, "c")
     traces.write_traces(asked, output)
     return read_jsonl(output)
