@@ -41,7 +41,8 @@ def main() -> None:
     model, other, stored, sequences = map(Path, sys.argv[1:])
     record = other / "compression.json"
     if record.exists():
-        errors = {layer["name"]: layer["relative_error"] for layer in read_json(record)["layers"]}
+        found = {layer["name"]: layer["relative_error"] for layer in read_json(record)["layers"]}
+        errors = {name: error for name, error in found.items() if error is not None}
     else:
         errors = measured(model, other, stored)
     for name, error in errors.items():
