@@ -82,7 +82,7 @@ def stored(job: dict) -> int:
     return sum(len(read_jsonl(part)) for part in Path(job["work"]).glob("part-*.jsonl.zst"))
 
 
-def remove(*paths: str) -> None:
+def remove(*paths: str | Path) -> None:
     for path in map(Path, paths):
         if path.is_dir():
             shutil.rmtree(path)
@@ -94,6 +94,7 @@ def keep(job: dict, folder: str) -> None:
     """Copy those of its outputs that are there, for the test to look at."""
     for path in filter(os.path.exists, job["outputs"]):
         copied = Path(folder, job["rule"], path)
+        remove(copied)
         copied.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if os.path.isdir(path) else shutil.copy2
         copy(path, copied)
@@ -121,16 +122,18 @@ for job in json.load(sys.stdin):
     remove(job["work"])
     met, lost, wasted = 0, [], 0.0
     for kill in range(job["kills"]):
-        remove(*job["outputs"])  # as Snakemake does before it starts a job
-        if stored(job) == total:
-            remove(job["work"])  # else there would be nothing left to lose
-        before = stored(job), sum(begun())
-        # Early, late and in between.
-        moment = seconds * (kill + chance.random()) / job["kills"]
-        if killed(job, moment, SIGNALS[kill % len(SIGNALS)]):
-            met, wasted = met + 1, wasted + moment
-        lost.append(sum(begun()) - before[1] - (stored(job) - before[0]))
-        keep(job, f"left/{kill}")  # must be whole
+        # Early, late and in between; earlier where the job came to its end before, as one that has parts.
+        moment, hit = seconds * (kill + chance.random()) / job["kills"], False
+        while not hit:
+            remove(*job["outputs"])  # as Snakemake does before it starts a job
+            if stored(job) == total:
+                remove(job["work"])  # else there would be nothing left to lose
+            before = stored(job), sum(begun())
+            hit = killed(job, moment, SIGNALS[kill % len(SIGNALS)])
+            lost.append(sum(begun()) - before[1] - (stored(job) - before[0]))
+            keep(job, f"left/{kill}")  # must be whole
+            met, wasted = met + hit, wasted + moment * hit
+            moment /= 2
     remove(*job["outputs"])
     before = stored(job), sum(begun())
     whole(job)
