@@ -139,13 +139,13 @@ def _compared(model: str, name: str, draw: random.Random) -> list[dict]:
     variants = [*(f"sparsegpt-{share:g}" for share in SPARSITIES), *OTHERS]
     rows = []
     for variant, (baseline, other) in itertools.product(
-        variants, itertools.combinations(CALIBRATIONS, 2)
+        variants, itertools.combinations(("dense", *CALIBRATIONS), 2)
     ):
         middle = draw.uniform(-0.3, 0.3)
         ends = {"difference": middle, "se": 0.03, "low": middle - 0.06, "high": middle + 0.06}
-        ends |= {"p_value": draw.random(), "p_holm": draw.random(), "detectable": draw.random()}
+        ends |= {key: draw.random() for key in summary.COMPARED if key not in ends}
         names = {"model": model, "eval": name, "variant": variant}
-        rows.append(names | {"calibration": other, "baseline": baseline} | ends)
+        rows.append(ends | names | {"calibration": other, "baseline": baseline})
     return rows
 
 

@@ -151,7 +151,8 @@ def cluster(tmp_path, monkeypatch) -> Iterator[None]:
 
 
 ARGUMENTS = (
-    *("--profile", "profiles/slurm", "--slurm-status-command", "squeue"),
+    *("--profile", "profiles/slurm", "--slurm-no-account"),
+    *("--slurm-status-command", "squeue"),
     *("--slurm-init-seconds-before-status-checks", "1"),
     *("--set-resources", "requests:mem_mb=attempt*300", "score:runtime=attempt"),
     *("--latency-wait", "5"),
@@ -169,8 +170,9 @@ if "score" in sys.orig_argv and "none/dense" in " ".join(sys.orig_argv):
 
 
 def cut(values: dict) -> None:
-    """The cells on a GPU, answers by two jobs a cell, one cell timed, and nothing held out."""
-    values["models"]["tiny"]["device"] = "gpu"
+    """The reasoner on a GPU, answers by two jobs a cell, one cell timed, and nothing held out."""
+    reasoner = {"embedded": "reasoner", "dtype": "float32", "threads": 1, "device": "gpu"}
+    values["models"]["tiny"] = reasoner
     values["evals"]["words"]["shards"] = 2
     quick = {"batches": [1], "prompt_tokens": 4, "new_tokens": 4, "repeats": 1}
     values["workloads"]["quick"] = quick
