@@ -8,7 +8,7 @@ from rac.evaluate.thoughts import CLOSE
 PROBLEMS = 20  # of an eval whose answers are shown, in the eval's order
 PARTS = ("text", "prompt", "decode")
 CHARACTERS = 12_000  # of a thought or answer that are shown
-TOGETHER = 300_000  # characters of all answers that the page shows
+TOGETHER = 200_000  # characters of all answers that the page shows
 
 
 def there(path: str | None, missing: list[str]) -> bool:
