@@ -82,6 +82,15 @@ CONFIG = {
 }
 
 
+def untimed(table: Path) -> list[dict]:
+    """The rows of a summary.csv, timings aside."""
+    rows = csv.DictReader(table.read_text(encoding="utf-8").splitlines())
+    timings = ("seconds_", "joules_", "tokens_per_second_", "speedup_", "peak_memory_bytes")
+    return [
+        {key: value for key, value in row.items() if not key.startswith(timings)} for row in rows
+    ]
+
+
 class Project:
     """A copy of the workflow in `folder`, with config.yaml to change and snakemake to run."""
 
@@ -131,12 +140,7 @@ class Project:
 
     def table(self) -> list[dict]:
         """The rows of summary.csv, timings aside."""
-        rows = csv.DictReader((self.folder / "results/summary.csv").read_text().splitlines())
-        timings = ("seconds_", "joules_", "tokens_per_second_", "speedup_", "peak_memory_bytes")
-        return [
-            {key: value for key, value in row.items() if not key.startswith(timings)}
-            for row in rows
-        ]
+        return untimed(self.folder / "results/summary.csv")
 
     def kill(self, process: subprocess.Popen, by: int = signal.SIGKILL) -> None:
         """Kill snakemake and everything that it started."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from rac.artifacts import read_json, read_jsonl, sha256_file, write_jsonl
+from tests.workflow.conftest import untimed
 
 pytestmark = pytest.mark.slow
 
@@ -53,13 +54,6 @@ def differences(found: object, expected: object, where: str) -> list[str]:
     else:
         return [] if found == expected else [f"{where}: {found} is not {expected}"]
     return [line for pair in pairs for line in differences(*pair)]
-
-
-def untimed(table: Path) -> list[dict]:
-    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
-    return [
-        {k: v for k, v in row.items() if not k.startswith(("seconds", "joules"))} for row in rows
-    ]
 
 
 def work_of(output: str) -> str:
@@ -189,5 +183,5 @@ def test_a_workflow_that_is_killed_again_and_again_ends_with_the_same_table(
     )
     # Snakemake may not have noted yet that a job ended; there are two at once.
     assert len(done) >= 15 and max(again) <= 2
-    assert untimed(fresh.folder / table) == untimed(finished_project / table)
+    assert fresh.table() == type(fresh)(finished_project).table()
     assert "Nothing to be done" in fresh.make()
