@@ -67,12 +67,14 @@ def sweep(
     widest = max(begin, default=1)
     block = widest if widest > BLOCK else BLOCK - BLOCK % widest
     ahead = max(AHEAD - AHEAD % block, block)
-    settle, widths = settle_one_by_one, _inner_widths(block, begin)
+    settle: Settle = settle_one_by_one
+    inner: tuple[int, ...] = INNER
     if lost.is_cuda and importlib.util.find_spec("triton"):
         from rac.solvers import kernel
 
         if kernel.fits(lost, settling):
-            settle, widths = kernel.settle_at_once, sorted({block, *begin}, reverse=True)
+            settle, inner = kernel.settle_at_once, (kernel.MOST,)
+    widths = _inner_widths(block, begin, inner)
     for start in range(0, len(lost), ahead):
         sums = spread[start : start + ahead, :start] @ lost[:start]
         for first in range(start, start + len(sums), block):
@@ -162,10 +164,10 @@ def _settle(j: int, column: torch.Tensor, error: torch.Tensor, settling: Settlin
     error.sub_(column.mul_(scale))
 
 
-def _inner_widths(block: int, begin: dict[int, Begin]) -> list[int]:
+def _inner_widths(block: int, begin: dict[int, Begin], inner: tuple[int, ...]) -> list[int]:
     """Widths of the slices of a block, descending: those of `begin`, and others that speed it up."""
     widths = {block, *begin}
-    for width in INNER:
+    for width in inner:
         finest = max((at for at in begin if at <= width), default=1)
         widths.add(min(width - width % finest, block))
     return sorted(widths, reverse=True)

@@ -7,7 +7,7 @@ import triton.language as tl
 from rac.solvers.columns import Settling
 
 ROWS = 32  # of the weight, in a program
-MOST = 128  # columns of a slice: a program holds them all in registers, and what they lost
+MOST = 128  # columns of a slice that a program has room for, with what they lost
 # Added to a float32 of less than 2²² and taken away again, it rounds to the nearest, ties to even.
 MAGIC = tl.constexpr(1.5 * 2**23)
 
@@ -30,23 +30,9 @@ def settle_at_once(
     Sums are in another order, so that the last bits differ from those of the loop.
 
     Args:
-        columns, errors, inverse, offset, settling: of `settle_one_by_one`, float32; slices of more than
-            `MOST` columns are settled in several steps.
+        columns, errors, inverse, offset, settling: of `settle_one_by_one`, float32. A program holds all the
+            columns in registers: more than `MOST` of them are slow.
     """
-    for start in range(0, len(columns), MOST):
-        here = slice(start, min(start + MOST, len(columns)))
-        if start:
-            columns[here].addmm_(inverse[here, :start], errors[:start], alpha=-1)
-        _launch(columns[here], errors[here], inverse[here, here], offset + start, settling)
-
-
-def _launch(
-    columns: torch.Tensor,
-    errors: torch.Tensor,
-    inverse: torch.Tensor,
-    offset: int,
-    settling: Settling,
-) -> None:
     count, rows = columns.shape
     drop, scales, group = columns, columns, columns  # what is not asked for is not read
     if settling.drop is not None:
