@@ -36,9 +36,12 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Strict(BaseModel):
-    """Every part of the configuration: an unknown key is an error."""
+    """Every part of the configuration: an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    A job reads one definition, and need not wait until the validators of all are built.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 def exactly_one(part: BaseModel, *keys: str) -> None:
