@@ -11,10 +11,10 @@ weights w⁰, and b the first column that is not settled,
 
     Σ_{b≤j≤k} (w_j − w⁰_j) R_jk = Σ_{j<b} (w⁰_j − ŵ_j) R_jk   for k ≥ b:                          (2)
 
-a sum over what the settled columns have lost, which is one product for a block of columns when the loop
-reaches it, and a small triangular system. (arXiv 2507.18553 has the geometry, that of Babai's nearest plane
-algorithm.) Within the block (1) is followed, in slices again: only the last few columns go one by one,
-or (on a GPU) those of a slice in one kernel.
+a sum over what the settled columns have lost, one product for many columns when the loop reaches the
+first of them, to which each block of them adds its own, and a small triangular system. (arXiv 2507.18553
+has the geometry, that of Babai's nearest plane algorithm.) Within the block (1) is followed, in slices
+again: only the last few columns go one by one, or (on a GPU) those of a slice in one kernel.
 """
 
 import importlib.util
@@ -80,11 +80,12 @@ def sweep(
         for first in range(start, start + len(sums), block):
             here = slice(first, min(first + block, start + len(sums)))
             own = sums[first - start : here.stop - start]
-            own.addmm_(spread[here, start:first], lost[start:first])
             inverse = _inverse(spread[here, here])
             columns = torch.addmm(lost[here], inverse, own)
             _sweep_block(columns, inverse, first, settling, begin, widths, settle)
             lost[here].sub_(columns)
+            later = spread[here.stop : start + len(sums), here]
+            sums[here.stop - start :].addmm_(later, lost[here])
             yield here, columns
 
 
