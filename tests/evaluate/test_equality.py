@@ -148,7 +148,7 @@ def test_no_text_breaks_the_rules(one, other):
 
 
 def test_the_rules_need_little_time_for_any_text():
-    start = time.monotonic()
+    start = time.process_time()
     for text in (
         "(" * 200 + "1,1)" * 50,
         r"\{1," * 80,
@@ -160,9 +160,10 @@ def test_the_rules_need_little_time_for_any_text():
         decided(normalise(text), normalise(text + "1"))
     for text in ("{", "(", r"\frac{", r"\frac ", "1,", "1 ", " ", ".", r"\text{", "^", "0"):
         decided("x", normalise(text * (100_000 // len(text))))
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "1.", r"\sin ", r"\frac{"])
 def test_time_grows_with_the_length_of_a_text_and_not_with_its_square(before):
     """What is squared takes ten seconds for one of these, and is run where nothing can end it."""

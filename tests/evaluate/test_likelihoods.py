@@ -230,6 +230,7 @@ def test_answers_to_other_requests_are_refused(bench, tiny_model, tmp_path):
         score(evaluation, tmp_path / "data.jsonl", requests, generations, *outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "row", "arguments", "gold"),
     [

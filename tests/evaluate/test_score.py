@@ -248,6 +248,7 @@ def test_a_task_of_lm_eval_sees_the_answer_after_the_thought(bench, tmp_path, ch
     assert metrics["accuracy"] == metrics["lm_eval"]["exact_match,none"] == 0.5
 
 
+@pytest.mark.slow
 def test_math_verify_decides_where_a_task_has_it(tmp_path, checkpoint, monkeypatch):
     """minerva_math500's exact match wants "Final Answer: The final answer is $…$. I hope it is correct."."""
     # The task asks for this version at import, for a parser that it does not use.

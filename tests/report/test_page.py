@@ -315,6 +315,7 @@ def test_general_tasks_stand_outside_reasoning(made, tmp_path):
     assert "accuracy-others-tiny-choices" in stems and "accuracy-others-tiny-texts" not in stems
 
 
+@pytest.mark.slow
 def test_each_eval_has_its_own_subject(made, tmp_path):
     """As in the paper's matrix: the last calibration listed is no subject, and none falls out."""
     names = {"sums": ["math-rac", "web"], "programs": ["code-rac", "math-rac-off-policy", "web"]}
@@ -355,6 +356,7 @@ def test_each_eval_has_its_own_subject(made, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_energy_is_not_measured_only_where_no_cell_has_it(made, tmp_path):
     run = made.run(tmp_path, [made.dense([1])])
     stages = [{"stage": "generate", "jobs": 1, "wall": 1.0, "cpu": 1.0, "memory": 1.0}]
