@@ -183,7 +183,7 @@ def test_missing_files_are_listed(made, tmp_path):
     run = made.run(tmp_path, [made.dense([1]), made.cell("c4", "half", [1])])
     lost = [run["sources"][0]["index"], str(tmp_path / "d.json"), str(tmp_path / "d.tokens.zst")]
     lost += [run["generations"][0][key] for key in ("generations", "requests", "problems")]
-    run["diagnostics"].append(
+    run["losses"].append(
         {
             "model": "tiny",
             "calibration": "c4",
@@ -276,7 +276,7 @@ def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
     cells += [made.cell(name, "half", [1], errors=(0.1, 0.2)) for name in ("c4", "mine", "rac")]
     run = made.run(tmp_path, cells)
     run["cells"] = [cell for cell in run["cells"] if cell["calibration"] != "mine"]
-    for kind in ("diagnostics", "generations"):
+    for kind in ("diagnostics", "losses", "generations"):
         run[kind] = [cell for cell in run[kind] if cell["calibration"] != "mine"]
     output = made.page(run, tmp_path)
     lines = (output.parent / "figures/jaccard-half-tiny.csv").read_text().splitlines()
@@ -327,7 +327,8 @@ def test_each_eval_has_its_own_subject(made, tmp_path):
         ]
         of_eval = made.run(tmp_path, cells, name=name)
         run = of_eval if run is None else {kind: run[kind] + of_eval[kind] for kind in run}
-    run["diagnostics"] = list({one["path"]: one for one in run["diagnostics"]}.values())
+    for kind in ("diagnostics", "losses"):
+        run[kind] = list({one["path"]: one for one in run[kind]}.values())
     run["overlaps"] = run["overlaps"][1:]
     config = {
         "run": "try",
