@@ -243,12 +243,16 @@ def _model(
         *(once, frame, variant, subject or "", by_token, alike, mixed, styles),
     )
     best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
-    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model, losses)}]
+    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model, losses, missing)}]
     return job, best, mixtures if len(mixed) else []
 
 
 def _of_mixtures(
-    mixed: pd.DataFrame, compared: pd.DataFrame, model: str, losses: list[dict]
+    mixed: pd.DataFrame,
+    compared: pd.DataFrame,
+    model: str,
+    losses: list[dict],
+    missing: list[str],
 ) -> str:
     """Whether a mixture keeps both, of `outside.keeps_both`."""
     if mixed.empty:
@@ -259,7 +263,7 @@ def _of_mixtures(
         for cell in losses
         if (cell["model"], cell["variant"]) == (model, variant)
         and cell["calibration"] in set(mixed["calibration"])
-        and Path(cell["path"]).exists()
+        and answers.there(cell["path"], missing)
     ]
     here = compared[(compared["model"] == model) & (compared["variant"] == variant)]
     accuracy = tidy.against(here, ends.iloc[0])

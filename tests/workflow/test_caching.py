@@ -240,8 +240,8 @@ def test_an_edit_of_the_held_out_text_measures_losses_again_and_no_layer(finishe
 
 
 def test_held_out_hessians_that_are_made_again_measure_layers_again_and_no_loss(finished):
-    shutil.rmtree(finished.folder / "results/tiny/hessians/heldout")
-    assert finished.planned() == {"hessians": 1, "diagnostics": EVERY_CELL} | TABLE
+    planned = finished.planned("--forcerun", "results/tiny/hessians/heldout")
+    assert planned == {"hessians": 1, "diagnostics": EVERY_CELL} | TABLE
 
 
 @pytest.mark.parametrize(
