@@ -15,8 +15,8 @@ from pathlib import Path
 from rac import hessians, solvers, sources
 from rac.artifacts import read_json
 from rac.definitions import Calibration
-from rac.diagnostics import score_sequences
 from rac.linear import decoder_groups
+from rac.losses import score_sequences
 from rac.models import checkpoint, weights
 from rac.ratio import ratio
 
@@ -49,7 +49,7 @@ def main() -> None:
         print(f"{name} {error:.6f}")
     print(f"mean {statistics.mean(errors.values()):.6f}")
     network = checkpoint.load_model(other, "bfloat16")
-    scored = score_sequences(network, None, sources.read(sequences), skip_prompt=False)
+    scored, _ = score_sequences(network, None, sources.read(sequences), skip_prompt=False)
     print("loss {:.4f} ± {:.4f}".format(*ratio([(one.loss, one.tokens) for one in scored])))
 
 

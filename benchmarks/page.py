@@ -72,7 +72,7 @@ def made(root: Path) -> dict[str, Any]:
     stages = [
         {"stage": name, "jobs": 99, "wall": 1e5, "cpu": 1e5, "memory": 1e4}
         for name in ("dataset", "model", "traces", "sources", "hessians", "compress", "requests")
-        + ("generate", "score", "diagnostics", "overlaps", "runtime", "summary")
+        + ("generate", "score", "diagnostics", "losses", "overlaps", "runtime", "summary")
     ]
     lacking = [
         {key: row[key] for key in ("model", "calibration", "variant", "eval")}
@@ -150,14 +150,15 @@ def _compared(model: str, name: str, draw: random.Random) -> list[dict]:
 
 
 def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list[dict]]:
-    """Diagnostics, generations, sources and overlaps, as `rac.matrix.report_cells` lists them."""
-    diagnostics, generations, sources, overlaps = [], [], [], []
+    """Diagnostics, losses, generations, sources and overlaps, as `rac.matrix.report_cells` lists them."""
+    diagnostics, losses, generations, sources, overlaps = [], [], [], [], []
     for row in rows:
         names = {key: row[key] for key in ("model", "calibration", "variant")}
         folder = root / "/".join(names.values())
         if row["eval"] == EVALS[0]:
-            paths = {"path": str(folder / "d.json"), "tokens": str(folder / "d.tokens.jsonl.zst")}
-            diagnostics.append(names | paths)
+            paths = {"path": str(folder / "l.json"), "tokens": str(folder / "l.tokens.jsonl.zst")}
+            diagnostics.append(names | {"path": str(folder / "d.json")})
+            losses.append(names | paths)
             if row["variant"] == SHOWN:
                 layers = [
                     {"name": f"layers.{block}.{name}", "projection": name, "block": block}
@@ -165,13 +166,13 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list
                     for block, name in LAYERS
                 ]
                 texts = [[draw.uniform(3000, 5000), 9.5, 1000] for _ in range(100)]
-                found = {"layers": layers, "per_sequence": {"text": texts}}
-                write_json(folder / "d.json", found)
+                write_json(folder / "d.json", {"layers": layers})
+                write_json(folder / "l.json", {"per_sequence": {"text": texts}})
                 errors = [
                     [round(draw.uniform(0.01, 0.1), 4) for _ in range(2000)] for _ in range(20)
                 ]
                 of_tokens = [{"prompt_length": 200, "errors": one} for one in errors]
-                write_jsonl(folder / "d.tokens.jsonl.zst", of_tokens)
+                write_jsonl(folder / "l.tokens.jsonl.zst", of_tokens)
         if row["variant"] in ("dense", SHOWN):
             folder = folder / row["eval"]
             of_samples = [
@@ -213,6 +214,7 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list
         overlaps.append({"model": model, "variant": SHOWN, "path": str(path)})
     return {
         "diagnostics": diagnostics,
+        "losses": losses,
         "generations": generations,
         "sources": sources,
         "overlaps": overlaps,

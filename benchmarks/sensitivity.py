@@ -20,7 +20,7 @@ from rac.evaluate.statistics import Difference, by_problem, differences, paired_
 from rac.report.compared import difference_of_texts
 
 DRAWS = 200
-PLACES = {"divergence": 1, "loss": 0}  # of a sequence's sums in diagnostics.json
+PLACES = {"divergence": 1, "loss": 0}  # of a sequence's sums in losses.json
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def _pairs(results: Path, name: str, calibrations: list[str]) -> Iterator[dict[s
     cells: dict[tuple[str, str], dict[str, tuple]] = {}
     for file in sorted(results.glob(f"*/*/*/{name}/scores.jsonl.zst")):
         model, calibration, variant = file.relative_to(results).parts[:3]
-        measured = next((file.parents[1] / "diagnostics").glob("*.json"), None)
+        measured = next((file.parents[1] / "losses").glob("*.json"), None)
         if calibration in calibrations and measured:
             found = read_jsonl(file), read_json(measured)["per_sequence"]["thoughts"]
             cells.setdefault((model, variant), {})[calibration] = found

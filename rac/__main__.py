@@ -283,15 +283,29 @@ def diagnostics(
     model: Folder,
     checkpoint: Folder,
     hessians: Annotated[Path, typer.Option(help="Hessians of held-out traces")],
+    code: Code,
+    output: Output,
+) -> None:
+    """Layer errors on Hessians that no calibration saw."""
+    from rac.diagnostics import diagnose
+
+    diagnose(checkpoint, model, hessians, dtype, code, output)
+
+
+@app.command()
+def losses(
+    dtype: Dtype,
+    model: Folder,
+    checkpoint: Folder,
     thoughts: Annotated[Path, typer.Option(help="sequences of held-out traces")],
     text: Annotated[Path, typer.Option(help="sequences of held-out text")],
     output: Output,
     tokens: Output,
 ) -> None:
-    """Layer errors and losses on what no calibration saw."""
-    from rac.diagnostics import diagnose
+    """Losses, divergences and errors by token on what no calibration saw."""
+    from rac.losses import measure_losses
 
-    diagnose(checkpoint, model, hessians, thoughts, text, dtype, output, tokens)
+    measure_losses(checkpoint, model, thoughts, text, dtype, output, tokens)
 
 
 @app.command()

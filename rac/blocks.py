@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from rac import sources
+from rac import batching, sources
 from rac.errors import RacError
 from rac.models.skeleton import (
     decoder_blocks,
@@ -169,7 +169,7 @@ class _Walk:
         self.stops = [(self.names[module], module) for module in gates]
         self.tuple_size: int | None = None  # of what a block returns; None for a plain tensor
         lengths = [len(sequence.token_ids) for sequence in sequences]
-        self.batches = list(batches(lengths, batch_tokens or BATCH_TOKENS[self.device]))
+        self.batches = list(batching.batches(lengths, batch_tokens or BATCH_TOKENS[self.device]))
 
         embedding = network.get_input_embeddings()
         self.load(embedding)
@@ -245,18 +245,3 @@ class _Reached(Exception):
 
     def __init__(self, args: tuple, kwargs: dict):
         self.arguments = args, kwargs
-
-
-def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences to run together: of like lengths, the longest first.
-
-    A batch has at most `batch_tokens` tokens, padding included; a longer sequence is one by itself.
-    """
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

@@ -13,7 +13,7 @@ from rac.variants import Variant
 ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 HOST = 700e6  # bytes of Python, torch and transformers, imported
 BATCH_TOKENS = 16384  # of rac.blocks, on a GPU
-LOGITS = 2**27  # of rac.diagnostics
+LOGITS = 2**27  # of rac.losses
 LEVELS = 9  # of rac.evopress
 SEARCHED = 6  # passes of all its samples in a generation: 64 / 32 + 8 / 4 + 2
 GROWTH = 128  # of rac.engines.transformers
@@ -22,6 +22,7 @@ TOGETHER, STEP_TOKENS, SHARE = (
     16384,
     0.9,
 )  # of vLLM 0.32: samples, tokens a step, GPU's memory
+DOUBLE = 2048  # of rac.solvers: columns up to which an error is worked out in float64
 SOLVED_TOGETHER = 2**25  # of rac.solvers: numbers of weights in one loop
 COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
 SLICE_KERNELS = 25  # of a slice of 128 columns that rac.solvers.kernel settles at once
@@ -344,7 +345,28 @@ def likelihoods(model: Shape, prompt: int, requests: float, device: Device) -> C
     )
 
 
-def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
+def diagnostics(model: Shape, device: Device) -> Cost:
+    """A checkpoint's layers, one at a time, on the Hessians of held-out prompt and decode tokens.
+
+    Products with half of a Hessian, of the weights and of what they lost; in float64 up to 2,048 columns.
+    """
+    squares = sum(group.columns**2 for group in model.groups)
+    peak = largest = 0
+    for group in model.groups:
+        item = 8 if group.columns <= DOUBLE else 4
+        size = group.columns * max(group.layers)
+        peak = max(peak, 8 * group.columns**2 + (8 + 3 * item) * size)
+        largest = max(largest, size)
+    flops = 4.0 * model.blocks * sum(sum(g.layers) * g.columns**2 for g in model.groups)
+    return Cost(
+        device=peak,
+        host=HOST + 8 * squares + 16 * largest,
+        flops=flops,
+        seconds=flops / (device.float32_flops * device.compute_share),
+    )
+
+
+def losses(model: Shape, sources: Iterable[Source], sequence: int, device: Device) -> Cost:
     """A checkpoint and the dense model on held-out sources, the longest sequence of which is given.
 
     The first source is the thoughts: the dense model walks them once more, each layer with what it lost,
@@ -354,11 +376,10 @@ def diagnostics(model: Shape, sources: Iterable[Source], sequence: int, device: 
     batch = min(max(LOGITS // model.vocabulary, sequence), sum(each))
     logits = model.vocabulary * (2 * batch * model.item + sequence * 16)
     flops = 4 * model.weights * (sum(each) + each[0])
-    squares = sum(group.columns**2 for group in model.groups)
     largest = max(group.columns * max(group.layers) for group in model.groups)
     return Cost(
         device=2 * model.weights * model.item + max(activations(model, batch), logits),
-        host=HOST + 2 * model.weights * model.item + 8 * squares + 16 * largest,
+        host=HOST + 2 * model.weights * model.item + 16 * largest,
         flops=flops,
         seconds=flops / (device.flops * device.compute_share),
     )

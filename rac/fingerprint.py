@@ -41,7 +41,8 @@ STAGES = {
     "generate": ["rac.generate"],  # and the model's engine
     "likelihoods": ["rac.likelihoods"],  # in place of both, where the task draws no samples
     "score": ["rac.evaluate.score", "rac.evaluate.tasks.utils", *TASKS],  # and what runs programs
-    "diagnostics": ["rac.diagnostics"],
+    "diagnostics": ["rac.diagnostics"],  # and what reads quantized weights
+    "losses": ["rac.losses"],
     "overlaps": ["rac.overlaps"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
     "summary": ["rac.report.summary", "rac.matrix"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from rac import blocks
+from rac import batching, blocks
 from rac.artifacts import parts, read_jsonl, sha256_file, write_jsonl
 from rac.engines import NotNumbers, version
 from rac.errors import RacError
@@ -134,7 +134,7 @@ def score(
     for i, (context, continuation) in enumerate(windows):
         sharing.setdefault((*context, *continuation[:-1]), []).append(i)
     inputs = list(sharing)
-    for batch in blocks.batches(
+    for batch in batching.batches(
         [len(ids) for ids in inputs], blocks.BATCH_TOKENS[model.device.type]
     ):
         wanted = {i for row in batch for i in sharing[inputs[row]]} - done

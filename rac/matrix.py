@@ -179,7 +179,7 @@ def code_version() -> str:
 
 def files_of(row: dict) -> list[str]:
     """The files of a cell that a row of the table is made from."""
-    kinds = ("compression", "scores", "metrics", "generation", "diagnostics", "runtime")
+    kinds = ("compression", "scores", "metrics", "generation", "diagnostics", "losses", "runtime")
     return [str(row[kind]) for kind in kinds if row[kind]]
 
 
@@ -204,7 +204,8 @@ def summary_cells(config: Config) -> list[dict]:
     run = config.runs[config.run]
     cells, evals, timed = plan(config, config.run)
     variants = config.variant_cells()
-    heldout = f"{run.heldout.thoughts}+{run.heldout.text}" if run.heldout else None
+    heldout = run.heldout
+    both = f"{heldout.thoughts}+{heldout.text}" if heldout else None
     rows = []
     for cell in cells:
         pattern, variant = variants.get(cell.variant, ("", None))
@@ -226,7 +227,10 @@ def summary_cells(config: Config) -> list[dict]:
                     "metrics": f"{scored}/metrics.json" if name else None,
                     "generation": f"{scored}/generation.json" if name else None,
                     "compression": None if cell.dense else f"{cell.checkpoint}/compression.json",
-                    "diagnostics": f"{cell.folder}/diagnostics/{heldout}.json" if heldout else None,
+                    "diagnostics": f"{cell.folder}/diagnostics/{heldout.thoughts}.json"
+                    if heldout
+                    else None,
+                    "losses": f"{cell.folder}/losses/{both}.json" if both else None,
                     "runtime": f"{cell.folder}/runtime/{run.workload}.json"
                     if cell in timed
                     else None,
@@ -260,18 +264,22 @@ def masked(config: Config, model: str) -> dict[str, list[str]]:
 
 
 def report_cells(config: Config) -> dict[str, list[dict]]:
-    """What the page shows beside the table: diagnostics and generations by cell, sources by model."""
+    """What the page shows beside the table: diagnostics, losses and generations by cell, sources by model."""
     run = config.runs[config.run]
     rows = summary_cells(config)
     keys = ("model", "calibration", "variant", "eval")
+    once = {(row["model"], row["calibration"], row["variant"]): row for row in rows}.values()
     return {
         "diagnostics": [
-            {key: row[key] for key in keys[:3]}
-            | {"path": row["diagnostics"], "tokens": token_file(row["diagnostics"])}
-            for row in {
-                (row["model"], row["calibration"], row["variant"]): row for row in rows
-            }.values()
+            {key: row[key] for key in keys[:3]} | {"path": row["diagnostics"]}
+            for row in once
             if row["diagnostics"]
+        ],
+        "losses": [
+            {key: row[key] for key in keys[:3]}
+            | {"path": row["losses"], "tokens": token_file(row["losses"])}
+            for row in once
+            if row["losses"]
         ],
         "generations": [
             {key: row[key] for key in keys}
@@ -300,15 +308,16 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
     }
 
 
-def token_file(diagnostics: str) -> str:
-    """Where the errors of every token lie, beside the diagnostics."""
-    return f"{diagnostics.removesuffix('.json')}.tokens.jsonl.zst"
+def token_file(losses: str) -> str:
+    """Where the errors of every token lie, beside the losses."""
+    return f"{losses.removesuffix('.json')}.tokens.jsonl.zst"
 
 
 def report_files(config: Config) -> list[str]:
     """Every file that the page is made from, beside the table."""
     cells = report_cells(config)
-    files = [row[key] for row in cells["diagnostics"] for key in ("path", "tokens")]
+    files = [row["path"] for row in cells["diagnostics"]]
+    files += [row[key] for row in cells["losses"] for key in ("path", "tokens")]
     files += [row["path"] for row in cells["overlaps"]]
     files += [row[key] for row in cells["generations"] for key in ANSWER_FILES]
     files += [os.path.dirname(row["index"]) for row in cells["sources"]]

@@ -152,8 +152,10 @@ def _of_model(
         "generate": [job("generate", eval=evaluation) for evaluation in asked],
         "score": [Cost()] * len(asked),
         "diagnostics": [
-            job("diagnostics", thoughts=heldout[0], text=heldout[1])
-            for _ in (cells if heldout else [])
+            job("diagnostics", thoughts=heldout[0]) for _ in (cells if heldout else [])
+        ],
+        "losses": [
+            job("losses", thoughts=heldout[0], text=heldout[1]) for _ in (cells if heldout else [])
         ],
         "overlaps": [Cost()] * len(matrix.masked(config, name)),
         "runtime": [

@@ -47,8 +47,8 @@ def cost(
         config: whose definitions the wildcards name.
         shape: the model's sizes.
         problems: rows of each dataset that an eval asks, where they are known.
-        rule: traces, hessians, compress, generate, diagnostics or runtime; `{stage}_shard` is one of the
-            jobs that share a stage's work, whose own job then draws a batch at most.
+        rule: traces, hessians, compress, generate, diagnostics, losses or runtime; `{stage}_shard` is one of
+            the jobs that share a stage's work, whose own job then draws a batch at most.
         wildcards: of the job, without the model.
     """
     device, prompt, length, engine = assumed
@@ -97,8 +97,10 @@ def cost(
         share = shared(samples, asked.batch, asked.shards)
         return decode(asked.batch, asked.max_new_tokens, share)
     if rule == "diagnostics":
+        return costs.diagnostics(shape, device)
+    if rule == "losses":
         heldout = [config.sources[wildcards[name]] for name in ("thoughts", "text")]
-        return costs.diagnostics(shape, heldout, max(map(longest, heldout)), device)
+        return costs.losses(shape, heldout, max(map(longest, heldout)), device)
     if rule == "runtime":
         return costs.runtime(shape, config.workloads[wildcards["workload"]], device)
     raise ValueError(f"rule '{rule}' runs no model")

@@ -331,6 +331,13 @@ def checkpoint(config: Config, wildcards: Any) -> str:
     return Cell(wildcards.model, wildcards.calibration, wildcards.variant).checkpoint
 
 
+def diagnostics_code(config: Config, wildcards: Any) -> str:
+    """Fingerprint of the diagnostics stage, and of what reads quantized weights if the variant has them."""
+    _, variant = config.variant_cells().get(wildcards.variant, ("", None))  # not the dense model
+    chosen = ["rac.models.quantized", "rac.solvers.grids"] if variant and variant.quantize else []
+    return stage("diagnostics", *chosen)
+
+
 def eval_dataset(config: Config, wildcards: Any) -> str:
     """The problems of an eval."""
     return f"resources/datasets/{config.evals[wildcards.eval].dataset}/data.jsonl"

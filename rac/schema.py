@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 # Folders beside those of models, calibrations and evals.
 STAGE_FOLDERS = {
     *("figures", "benchmarks", "traces", "sources", "hessians", "requests", "shards"),
-    *("checkpoint", "runtime", "diagnostics", "overlaps", "preview"),
+    *("checkpoint", "runtime", "diagnostics", "losses", "overlaps", "preview"),
 }
 TAKEN = {"none", "dense", "work"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

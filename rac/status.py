@@ -116,7 +116,7 @@ def _benchmark(row: dict, log: tuple[str, ...]) -> Path:
     match log:
         case (stage,):  # compress
             return folder / stage / f"{cell}.tsv"
-        case ("diagnostics" | "runtime" as stage, name):
+        case ("diagnostics" | "losses" | "runtime" as stage, name):
             return folder / stage / cell / f"{name}.tsv"
         case (name, stage):  # {eval}/score, {eval}/generate-{shard}
             stage, dash, shard = stage.partition("-")

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import linear
 from torch.nn.utils.rnn import pad_sequence
 
-from rac import blocks, sources
+from rac import batching, sources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ def token_errors(
     layers: list[str],
     sequences: list[sources.Sequence],
     update: Callable[[int], object] = lambda tokens: None,
-) -> list[torch.Tensor]:
+) -> tuple[list[torch.Tensor], int]:
     """‖(W − Ŵ) x‖² / ‖W x‖² at each token, the mean over layers; 0 where there is nothing to lose.
 
     x is what the dense model gives a layer at that token.
@@ -35,8 +35,13 @@ def token_errors(
         update: called with the number of tokens of each batch.
 
     Returns:
-        One float64 [tokens] a sequence, in their order.
+        One float64 [tokens] a sequence, in their order; how often a batch was halved, as memory was short.
+
+    Raises:
+        RacError: memory is short for a sequence by itself.
     """
+    lengths = [len(sequence.token_ids) for sequence in sequences]
+    found: dict[int, torch.Tensor] = {}
     total = torch.empty(0)
 
     def hook(name: str):
@@ -50,20 +55,22 @@ def token_errors(
 
         return add
 
+    def run(batch: list[int]) -> None:
+        nonlocal total
+        ids = pad_sequence([sequences[i].token_ids for i in batch], batch_first=True)
+        total = torch.zeros(ids.shape, dtype=torch.float64)
+        dense.base_model(input_ids=ids.to(dense.device), use_cache=False)
+        for i, row in zip(batch, total, strict=True):
+            found[i] = row[: lengths[i]] / len(layers)
+        update(sum(lengths[i] for i in batch))
+
     handles = [
         dense.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
         for name in layers
     ]
-    found: dict[int, torch.Tensor] = {}
     try:
-        for batch in blocks.batches([len(sequence.token_ids) for sequence in sequences], TOKENS):
-            ids = pad_sequence([sequences[i].token_ids for i in batch], batch_first=True)
-            total = torch.zeros(ids.shape, dtype=torch.float64)
-            dense.base_model(input_ids=ids.to(dense.device), use_cache=False)
-            for i, row in zip(batch, total, strict=True):
-                found[i] = row[: len(sequences[i].token_ids)] / len(layers)
-            update(sum(len(sequences[i].token_ids) for i in batch))
+        halvings = batching.run_in_batches(run, lengths, TOKENS)
     finally:
         for handle in handles:
             handle.remove()
-    return [found[i] for i in range(len(sequences))]
+    return [found[i] for i in range(len(sequences))], halvings

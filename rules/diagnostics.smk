@@ -3,15 +3,12 @@ rule diagnostics:
         model="resources/models/{model}",
         checkpoint=ask("checkpoint"),
         hessians="results/{model}/hessians/{thoughts}",
-        thoughts="results/{model}/sources/{thoughts}/sequences.safetensors",
-        text="results/{model}/sources/{text}/sequences.safetensors",
     output:
-        errors="results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.json",
-        tokens="results/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.tokens.jsonl.zst",
+        "results/{model}/{calibration}/{variant}/diagnostics/{thoughts}.json",
     log:
-        "logs/{model}/{calibration}/{variant}/diagnostics/{thoughts}+{text}.log",
+        "logs/{model}/{calibration}/{variant}/diagnostics/{thoughts}.log",
     benchmark:
-        "results/{model}/benchmarks/diagnostics/{calibration}/{variant}/{thoughts}+{text}.tsv"
+        "results/{model}/benchmarks/diagnostics/{calibration}/{variant}/{thoughts}.tsv"
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")
@@ -21,9 +18,8 @@ rule diagnostics:
         runtime=minutes("diagnostics"),
     params:
         dtype=ask("dtype"),
-        code=stage("diagnostics"),
+        code=ask("diagnostics_code"),
     shell:
         "python -m rac --gpus {resources.gpu} diagnostics --dtype {params.dtype} --model {input.model:q}"
-        " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q}"
-        " --thoughts {input.thoughts:q} --text {input.text:q} --output {output.errors:q}"
-        " --tokens {output.tokens:q} > {log:q} 2>&1"
+        " --checkpoint {input.checkpoint:q} --hessians {input.hessians:q} --code {params.code}"
+        " --output {output:q} > {log:q} 2>&1"

@@ -1,11 +1,9 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac import linear
-from rac.blocks import batches, walk
+from rac.blocks import walk
 from rac.errors import RacError
 from rac.inputs import sum_inputs
 from rac.sources import Sequence
@@ -229,12 +227,3 @@ def test_hidden_states_may_wait_on_disk(llama, tmp_path):
 def test_a_disk_that_refuses_is_named(llama, tmp_path):
     with pytest.raises(RacError, match="cannot write .*nowhere: No such file"):
         next(walk(llama, "float32", random_sequences(), 40, spill=tmp_path / "nowhere"))
-
-
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
-def test_batches_hold_everything_once_within_the_limit(lengths, limit):
-    found = list(batches(lengths, limit))
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
-    for batch in found:
-        padded = max(lengths[i] for i in batch) * len(batch)
-        assert padded <= limit or len(batch) == 1

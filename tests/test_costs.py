@@ -28,13 +28,16 @@ MEDIUM = {
 
 
 def test_constants_are_those_of_the_stages():
-    from rac import blocks, diagnostics
+    from rac import blocks, losses
     from rac.engines import transformers
 
     assert blocks.BATCH_TOKENS["cuda"] == costs.BATCH_TOKENS
-    assert diagnostics.LOGITS == costs.LOGITS
+    assert losses.LOGITS == costs.LOGITS
     assert transformers.GROWTH == costs.GROWTH
     assert solvers.TOGETHER == costs.SOLVED_TOGETHER
+    for columns in (costs.DOUBLE, costs.DOUBLE + 1):
+        exact = solvers._dtype_of_energy(torch.empty(columns, 0)) == torch.float64
+        assert exact == (columns <= costs.DOUBLE)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
@@ -246,19 +249,36 @@ growth(job, {(str(models[0]), 2, 8, 8)}, {(str(models[1]), batch, prompt, new)})
 
 
 @pytest.mark.slow
-def test_peak_of_the_diagnostics(models):
+def test_peak_of_the_losses(models):
     measured = _growth(f"""
-from rac import diagnostics, sources
+from rac import losses, sources
 from rac.models.checkpoint import load_model
 def job(model, count, length):
     read = [sources.Sequence(torch.randint(3, 700, (length,)), 1) for _ in range(count)]
     both = (load_model(Path(model), "float32") for _ in range(2))
-    diagnostics.score_sequences(*both, read, True)
+    losses.score_sequences(*both, read, True)
 growth(job, {(str(models[0]), 2, 8)}, {(str(models[1]), 36, 500)})
 """)
     shape = costs.shape(MEDIUM, "float32")
     source = Source(kind="text", dataset="x", tokens=18_000)
-    _check(costs.diagnostics(shape, [source], 500, H100).device, measured)
+    _check(costs.losses(shape, [source], 500, H100).device, measured)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [1536, 2304])
+def test_peak_of_the_diagnostics(columns):
+    """Of the widest group: both Hessians, a weight and what became of it."""
+    shape = costs.shape(MEDIUM | {"intermediate_size": columns}, "float32")
+    rows = max(shape.groups[-1].layers)
+    measured = _growth(f"""
+def job(rows, columns):
+    x = [torch.randn(64, columns) for _ in range(2)]
+    hessians = [each.T @ each for each in x]
+    weight = torch.randn(rows, columns)
+    return [solvers.relative_error(weight, weight.round(), each) for each in hessians]
+growth(job, (8, 16), ({rows}, {columns}))
+""")
+    _check(costs.diagnostics(shape, H100).device, measured)
 
 
 @pytest.mark.slow

@@ -80,6 +80,10 @@ def test_code_changes_the_stages_that_import_it_at_any_depth(package):
     engines = ("transformers", "vllm")
     assert changed_by(package, "traces.py", CODE) == {f"traces {name}" for name in engines}
     assert changed_by(package, "generate.py", CODE) == {f"generate {name}" for name in engines}
+    assert changed_by(package, "losses.py", CODE) == {"losses"}
+    assert changed_by(package, "diagnostics.py", CODE) == {"diagnostics"}
+    assert changed_by(package, "token_errors.py", CODE) == {"losses"}
+    assert "losses" not in changed_by(package, "hessians.py", CODE)
     assert changed_by(package, "compress.py", CODE) == {f"compress {name}" for name in SOLVERS}
     sampled = {"traces vllm", "generate vllm"}
     assert changed_by(package, "engines/vllm.py", CODE) == sampled

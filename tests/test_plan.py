@@ -126,9 +126,9 @@ def test_what_does_not_fit_is_marked(llama_70b):
 
     rows = plan.plan(_demo(large), {"large": llama_70b}, ROWS)
     lines = {line.split()[0]: line for line in plan.table(rows).splitlines() if line}
-    for rule in ("hessians", "compress"):
+    for rule in ("hessians", "compress", "diagnostics"):
         assert "!" not in lines[rule]
-    for rule in ("traces", "generate", "diagnostics", "runtime"):
+    for rule in ("traces", "generate", "losses", "runtime"):
         assert "!" in lines[rule]
     assert "does not fit" in plan.table(rows)
     assert "does not fit" not in plan.table(_planned(_demo()))

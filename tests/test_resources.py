@@ -18,7 +18,8 @@ ASKED = {
     "hessians": {"source": "math-traces"},
     "compress": {"calibration": "math-rac", "variant": "alps-0.5"},
     "generate": {"eval": "math-500"},
-    "diagnostics": {"thoughts": "math-traces-heldout", "text": "web-heldout"},
+    "diagnostics": {"thoughts": "math-traces-heldout"},
+    "losses": {"thoughts": "math-traces-heldout", "text": "web-heldout"},
     "runtime": {"workload": "serving"},
 }
 
@@ -52,12 +53,14 @@ def test_a_larger_model_and_another_attempt_ask_for_more(rule):
     assert larger > memory and longer > minutes
 
 
-@pytest.mark.parametrize("rule", ["traces", "hessians", "generate", "diagnostics", "runtime"])
+@pytest.mark.parametrize(
+    "rule", ["traces", "hessians", "generate", "diagnostics", "losses", "runtime"]
+)
 def test_what_is_asked_for_covers_what_is_planned(rule):
     values = copy.deepcopy(VALUES) | {"run": "one"}
     block = {"models": ["r1-qwen-7b"], "calibrations": ["math-rac"], "variants": ["alps-0.5"]}
     values["runs"]["one"] = {
-        "heldout": ASKED["diagnostics"],
+        "heldout": ASKED["losses"],
         "workload": "serving",
         "cells": [block | {"evals": ["math-500"], "runtime": True}],
     }

@@ -195,6 +195,22 @@ def test_code_that_a_variant_does_not_use_is_not_its_own(settings, edit, module,
     assert {variant for variant in variants if before[variant] != after[variant]} == users
 
 
+@pytest.mark.parametrize("module", ["rac.models.quantized", "rac.solvers.grids"])
+def test_layers_are_measured_again_by_what_reads_quantized_weights_if_they_are(
+    settings, edit, module
+):
+    variants = ("dense", "sparsegpt-0.5", "w4a16", "sparsegpt-w4a16-0.5")
+
+    def codes():
+        return {v: rules.diagnostics_code(settings, Wildcards(variant=v)) for v in variants}
+
+    before = codes()
+    edit(module)
+    after = codes()
+    changed = {variant for variant in variants if before[variant] != after[variant]}
+    assert changed == {"w4a16", "sparsegpt-w4a16-0.5"}
+
+
 REFINED = {
     "plain": {},
     "smooth": {"solver": None, "sparsity": [], "quantize": {"scheme": "fp8", "smooth": 0.8}},

@@ -94,7 +94,7 @@ def test_a_failure_shows_its_reason_in_one_plain_line(settings):
     assert found["dataset d"] == ("failed", "json.decoder.JSONDecodeError: line 1")
 
 
-def test_diagnostics_and_overlaps_are_looked_at_as_well(tmp_path, monkeypatch):
+def test_diagnostics_losses_and_overlaps_are_looked_at_as_well(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = copy.deepcopy(VALUES)
     split = {"embedded": "word-problems", "split": "validation"}
@@ -107,12 +107,14 @@ def test_diagnostics_and_overlaps_are_looked_at_as_well(tmp_path, monkeypatch):
     values["runs"]["r"]["heldout"] = {"thoughts": "heldout", "text": "other"}
     values["runs"]["r"]["cells"][0]["calibrations"] = ["rac", "text"]
     settings = config.validate(values)
-    make("logs/m/none/dense/diagnostics/heldout+other.log", "the last words\n")
+    make("logs/m/none/dense/losses/heldout+other.log", "the last words\n")
+    make("logs/m/rac/sparsegpt-0.5/diagnostics/heldout.log", "rac: error: of another model\n")
     make("logs/m/overlaps/sparsegpt-0.5.log", "rac: error: no zeros\n")
     found = states(settings)
     assert found["m none dense"] == ("failed", "the last words")
+    assert found["m rac sparsegpt-0.5"] == ("failed", "of another model")
     assert found["m overlaps sparsegpt-0.5"] == ("failed", "no zeros")
-    make("results/m/benchmarks/diagnostics/none/dense/heldout+other.tsv", "s\n1\n")
+    make("results/m/benchmarks/losses/none/dense/heldout+other.tsv", "s\n1\n")
     assert states(settings)["m none dense"][0] == "missing"
 
 

@@ -55,6 +55,25 @@ def tensors(name: str, quantized: Quantized, scheme: str) -> dict[str, torch.Ten
     return {f"{name}.{key}": tensor.contiguous() for key, tensor in compressed.items()}
 
 
+def decompress(
+    stored: dict[str, torch.Tensor], config: dict, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """The numbers that a quantized layer of a checkpoint stands for.
+
+    Args:
+        stored: as `tensors`, by the part of the name behind the layer's.
+        config: the `quantization_config` of config.json.
+        dtype: what the model runs in; that of the scales without.
+
+    Returns:
+        [out, in], in that dtype.
+    """
+    scale = stored["weight_scale"].to(dtype)
+    compressor = BaseCompressor.get_value_from_registry(config["format"])
+    scheme = QuantizationScheme.model_validate(config["config_groups"]["group_0"])
+    return compressor.decompress(stored | {"weight_scale": scale}, scheme)["weight"]
+
+
 def quantization_config(
     scheme: str, group: int, ignore: list[str], head: str | None = None
 ) -> dict:

@@ -86,7 +86,7 @@ def _compared(cell: dict, baseline: dict, scores: dict[str, list[dict]]) -> dict
     if all(paths) and has(paths[0], "loss", scores):
         texts = [[(one["loss"], one["tokens_scored"]) for one in scores[path]] for path in paths]
         row |= named("loss", _of_texts(texts, paths))
-    found = cell["diagnostics"], baseline["diagnostics"]
+    found = cell["losses"], baseline["losses"]
     if all(found):
         ours, theirs = (read_json(Path(path))["per_sequence"] for path in found)
         for role in ours:

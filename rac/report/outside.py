@@ -59,7 +59,7 @@ def loss_differences(cells: list[dict], baseline: str, of: str = "text") -> pd.D
     """Loss on held-out data less that with `baseline`, paired by sequence.
 
     Args:
-        cells: dicts of "calibration" and "per_sequence" of diagnostics.json, of one model and variant.
+        cells: dicts of "calibration" and "per_sequence" of losses.json, of one model and variant.
         baseline: the calibration that others are compared with.
         of: "text" or "thoughts".
 

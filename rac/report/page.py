@@ -44,6 +44,7 @@ def report(
     comparisons: Path,
     budgets: Path,
     diagnostics: list[dict],
+    losses: list[dict],
     generations: list[dict],
     sources: list[dict],
     overlaps: list[dict],
@@ -63,8 +64,9 @@ def report(
         summary: summary.csv.
         comparisons: comparisons.csv.
         budgets: budgets.csv.
-        diagnostics: dicts of "model", "calibration", "variant", "path" of diagnostics.json and "tokens",
-            the path of the errors by token.
+        diagnostics: dicts of "model", "calibration", "variant" and "path" of diagnostics.json.
+        losses: dicts of "model", "calibration", "variant", "path" of losses.json and "tokens", the path of
+            the errors by token.
         generations: dicts of "model", "calibration", "variant", "eval" and the paths "generations"
             and "scores"; with "requests" (requests.jsonl.zst) and "problems" (the eval's
             data.jsonl) the page shows prompt tokens and problems too.
@@ -98,7 +100,9 @@ def report(
     claimed = [this["differences"] for this in evals if not this["general"]]
     lowest, mixtures = [], []
     for _, group in rows.groupby("model", sort=False):
-        job, best, answer = _model(group, compared, diagnostics, overlaps, config, missing, styles)
+        job, best, answer = _model(
+            group, compared, diagnostics, losses, overlaps, config, missing, styles
+        )
         jobs.append(job)
         lowest += best
         mixtures += answer
@@ -155,7 +159,7 @@ def report(
     write_text(output, page)
     files = sorted(figure.name for figure in (output.parent / "figures").iterdir())
     shown = hashes(output.parent, output.name, *(f"figures/{name}" for name in files))
-    cells = (*diagnostics, *generations, *sources, *overlaps)
+    cells = (*diagnostics, *losses, *generations, *sources, *overlaps)
     named = (Path(row[key]) for row in cells for key in READ if row.get(key))
     read = [summary, comparisons, budgets, *(file for file in named if file.is_file())]
     made = provenance["page"]
@@ -204,6 +208,7 @@ def _model(
     rows: pd.DataFrame,
     compared: pd.DataFrame,
     diagnostics: list[dict],
+    losses: list[dict],
     overlaps: list[dict],
     config: dict,
     missing: list[str],
@@ -213,14 +218,17 @@ def _model(
     model = rows["model"].iloc[0]
     once = rows.drop_duplicates(["calibration", "variant"])
     variant = tidy.shown_variant(once) or ""
-    here = [cell for cell in diagnostics if (cell["model"], cell["variant"]) == (model, variant)]
+    measured, read = (
+        [cell for cell in of if (cell["model"], cell["variant"]) == (model, variant)]
+        for of in (diagnostics, losses)
+    )
     errors = [
         cell | {"layers": read_json(cell["path"])["layers"]}
-        for cell in here
+        for cell in measured
         if answers.there(cell["path"], missing)
     ]
     frame = tidy.layers(errors, variant)
-    tokens = [cell for cell in here if answers.there(cell["tokens"], missing)]
+    tokens = [cell for cell in read if answers.there(cell["tokens"], missing)]
     alike: dict[str, pd.DataFrame] = {}
     for one in overlaps:
         if one["model"] == model and answers.there(one["path"], missing):
@@ -235,12 +243,16 @@ def _model(
         *(once, frame, variant, subject or "", by_token, alike, mixed, styles),
     )
     best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
-    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model, diagnostics)}]
+    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model, losses, missing)}]
     return job, best, mixtures if len(mixed) else []
 
 
 def _of_mixtures(
-    mixed: pd.DataFrame, compared: pd.DataFrame, model: str, diagnostics: list[dict]
+    mixed: pd.DataFrame,
+    compared: pd.DataFrame,
+    model: str,
+    losses: list[dict],
+    missing: list[str],
 ) -> str:
     """Whether a mixture keeps both, of `outside.keeps_both`."""
     if mixed.empty:
@@ -248,10 +260,10 @@ def _of_mixtures(
     variant, ends = mixed["variant"].iloc[0], mixed["calibration"]
     cells = [
         cell | {"per_sequence": read_json(cell["path"])["per_sequence"]}
-        for cell in diagnostics
+        for cell in losses
         if (cell["model"], cell["variant"]) == (model, variant)
         and cell["calibration"] in set(mixed["calibration"])
-        and Path(cell["path"]).exists()
+        and answers.there(cell["path"], missing)
     ]
     here = compared[(compared["model"] == model) & (compared["variant"] == variant)]
     accuracy = tidy.against(here, ends.iloc[0])

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from rac.errors import error_line
 
-KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "runtime")
+KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "losses", "runtime")
 LOGS = {  # what makes a kind of file, the last first
     "compression": ("compress",),
     "metrics": ("{eval}/score", "{eval}/generate"),
     "diagnostics": ("diagnostics/*",),
+    "losses": ("losses/*",),
     "runtime": ("runtime/*",),
 }
 LONGEST = 300  # characters of a reason

@@ -114,7 +114,10 @@ COLUMNS = (
     "code_version",
 )
 # Of a cell: paths of what its rows are made from.
-FILES = ("model_json", "compression", "generation", "scores", "metrics", "diagnostics", "runtime")
+FILES = (
+    *("model_json", "compression", "generation", "scores", "metrics"),
+    *("diagnostics", "losses", "runtime"),
+)
 EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
@@ -226,7 +229,8 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
         found = read_json(cell["diagnostics"])
         row["layer_error_heldout_decode"] = found["error_decode"]
         row["layer_error_heldout_prompt"] = found["error_prompt"]
-        for role, loss in found["losses"].items():
+    if cell["losses"]:
+        for role, loss in read_json(cell["losses"])["losses"].items():
             for key in ("loss", "kl"):
                 row |= _nats(f"{key}_{role}", loss[key], loss[f"{key}_se"], loss["sequences"])
     if cell["runtime"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rac.artifacts import read_json
 
-PER_CELL = ("compress", "generate", "score", "diagnostics", "runtime")
+PER_CELL = ("compress", "generate", "score", "diagnostics", "losses", "runtime")
 
 
 def stage_times(

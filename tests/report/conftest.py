@@ -43,8 +43,8 @@ def write_run(
     A cell's optional keys: tokens, finished, texts (a problem), errors (decode, prompt), losses
     (thoughts, text), layers (a list of them), runtime.
     """
-    run: dict[str, list] = {"cells": [], "diagnostics": [], "generations": [], "sources": []}
-    run["overlaps"] = []
+    kinds = ("cells", "diagnostics", "losses", "generations", "sources", "overlaps")
+    run: dict[str, list] = {kind: [] for kind in kinds}
     model_json = root / f"resources/models/{model}/model.json"
     sizes = {"parameters": 1000, "nonzero_parameters": 1000, "bytes_on_disk": 4000}
     write_json(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
@@ -83,6 +83,7 @@ def write_run(
             "generation": folder / name / "generation.json",
             "compression": folder / "checkpoint/compression.json" if compressed else None,
             "diagnostics": folder / "diagnostics.json" if "errors" in given else None,
+            "losses": folder / "losses.json" if "errors" in given else None,
             "runtime": folder / "runtime/short.json" if "runtime" in given else None,
         }
         write_jsonl(paths["scores"], scores)
@@ -123,6 +124,11 @@ def write_run(
                     ],
                     "error_decode": decode,
                     "error_prompt": prompt,
+                },
+            )
+            write_json(
+                paths["losses"],
+                {
                     "per_sequence": {  # of four and of six tokens
                         role: [[4 * loss, 0.4 * loss, 4], [6 * loss, 0.6 * loss, 6]]
                         for role, loss in zip(("thoughts", "text"), losses, strict=True)
@@ -141,13 +147,12 @@ def write_run(
                     },
                 },
             )
-            tokens = folder / "diagnostics.tokens.jsonl.zst"
+            tokens = folder / "losses.tokens.jsonl.zst"
             by_place = [[prompt] * 10 + [decode * (1 + i / 10) for i in range(20)]] * 3
             rows = [{"prompt_length": 10, "errors": row} for row in by_place]
             write_jsonl(tokens, rows if compressed else [])
-            run["diagnostics"].append(
-                names | {"path": str(paths["diagnostics"]), "tokens": str(tokens)}
-            )
+            run["diagnostics"].append(names | {"path": str(paths["diagnostics"])})
+            run["losses"].append(names | {"path": str(paths["losses"]), "tokens": str(tokens)})
             if compressed:
                 overlapping.setdefault(given["variant"], []).append(given["calibration"])
         if "runtime" in given:
@@ -189,7 +194,8 @@ def write_page(run, root, provenance=None, output=None, **more) -> Path:
     summary = root / "results/summary.csv"
     beside = [summary.with_name(name) for name in ("comparisons.csv", "budgets.csv")]
     summarize(run["cells"], "try", "config-sha", "0.1+code", summary)
-    others = (run[key] for key in ("diagnostics", "generations", "sources", "overlaps"))
+    kinds = ("diagnostics", "losses", "generations", "sources", "overlaps")
+    others = (run[kind] for kind in kinds)
     output = output or root / "results/report.html"
     report(
         summary,

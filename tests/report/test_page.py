@@ -183,15 +183,9 @@ def test_missing_files_are_listed(made, tmp_path):
     run = made.run(tmp_path, [made.dense([1]), made.cell("c4", "half", [1])])
     lost = [run["sources"][0]["index"], str(tmp_path / "d.json"), str(tmp_path / "d.tokens.zst")]
     lost += [run["generations"][0][key] for key in ("generations", "requests", "problems")]
-    run["diagnostics"].append(
-        {
-            "model": "tiny",
-            "calibration": "c4",
-            "variant": "half",
-            "path": lost[1],
-            "tokens": lost[2],
-        }
-    )
+    names = {"model": "tiny", "calibration": "c4", "variant": "half"}
+    run["diagnostics"].append(names | {"path": lost[1]})
+    run["losses"].append(names | {"path": str(tmp_path / "l.json"), "tokens": lost[2]})
     for path in set(lost) - {lost[1], lost[2]}:
         Path(path).unlink()
     words = read_page(made.page(run, tmp_path)).words()
@@ -271,12 +265,32 @@ def test_a_preview_of_nothing_shows_what_the_paper_printed(made, tmp_path, monke
     assert text.count('data-tip="printed in the paper') == 2
 
 
+def test_a_mixture_is_judged_by_its_losses_and_a_missing_file_of_them_is_listed(made, tmp_path):
+    cells = [made.dense([1] * 9, errors=(0, 0))]
+    cells += [made.cell(one, "half", [1] * 9, errors=(0.1, 0.2)) for one in ("c4", "mix", "rac")]
+    run = made.run(tmp_path, cells)
+    config = {
+        "sources": {"c4": {"kind": "text"}, "traces": {"kind": "traces"}},
+        "calibrations": {
+            "c4": {"sum": {"c4": 1}},
+            "mix": {"share": {"c4": 0.5, "traces": 0.5}},
+            "rac": {"sum": {"traces": 1}},
+        },
+    }
+    words = read_page(made.page(run, tmp_path, config=config)).words()
+    assert "Of 1 mixtures these are not shown to be below rac in accuracy" in words
+    gone = str(tmp_path / "gone.json")
+    next(row for row in run["losses"] if row["calibration"] == "mix")["path"] = gone
+    words = read_page(made.page(run, tmp_path, config=config)).words()
+    assert gone in words.partition("Missing files, left out above:")[2]
+
+
 def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
     cells = [made.dense([1])]
     cells += [made.cell(name, "half", [1], errors=(0.1, 0.2)) for name in ("c4", "mine", "rac")]
     run = made.run(tmp_path, cells)
     run["cells"] = [cell for cell in run["cells"] if cell["calibration"] != "mine"]
-    for kind in ("diagnostics", "generations"):
+    for kind in ("diagnostics", "losses", "generations"):
         run[kind] = [cell for cell in run[kind] if cell["calibration"] != "mine"]
     output = made.page(run, tmp_path)
     lines = (output.parent / "figures/jaccard-half-tiny.csv").read_text().splitlines()
@@ -328,7 +342,8 @@ def test_each_eval_has_its_own_subject(made, tmp_path):
         ]
         of_eval = made.run(tmp_path, cells, name=name)
         run = of_eval if run is None else {kind: run[kind] + of_eval[kind] for kind in run}
-    run["diagnostics"] = list({one["path"]: one for one in run["diagnostics"]}.values())
+    for kind in ("diagnostics", "losses"):
+        run[kind] = list({one["path"]: one for one in run[kind]}.values())
     run["overlaps"] = run["overlaps"][1:]
     config = {
         "run": "try",

@@ -1,7 +1,7 @@
 from rac.artifacts import write_json, write_text
 from rac.report import preview
 
-PATHS = ("compression", "metrics", "generation", "scores", "diagnostics", "runtime")
+PATHS = ("compression", "metrics", "generation", "scores", "diagnostics", "losses", "runtime")
 
 
 def cell(root, calibration, there, asked=PATHS):
@@ -41,5 +41,5 @@ def test_what_lacks_says_why_if_a_log_does(tmp_path):
     assert set(found) == {"b", "c", "d"}
     assert (found["b"]["lacks"], found["b"]["reason"]) == (["metrics"], "out of memory")
     assert found["c"]["reason"] == "ValueError: no"
-    assert found["d"]["lacks"] == ["compression", "metrics", "diagnostics", "runtime"]
+    assert found["d"]["lacks"] == ["compression", "metrics", "diagnostics", "losses", "runtime"]
     assert found["d"]["reason"] == ""

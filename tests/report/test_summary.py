@@ -238,7 +238,7 @@ def test_losses_are_compared_over_the_same_sequences(made, tmp_path):
         made.cell("rac", "half", [1, 1], errors=(0.1, 0.1), losses=(1.25, 4.0)),
     ]
     run = made.run(tmp_path, cells)
-    path = tmp_path / "results/tiny/rac/half/diagnostics.json"
+    path = tmp_path / "results/tiny/rac/half/losses.json"
     found = read_json(path)
     found["per_sequence"]["thoughts"] = [[4.4, 0.4, 4], [8.1, 0.9, 6]]
     write_json(path, found)

@@ -90,7 +90,7 @@ def test_results_go_on_in_another_place(finished, tmp_path):
 
 def test_a_new_sparsity_computes_only_itself(finished):
     finished.configure(lambda c: c["variants"]["sparsegpt"]["sparsity"].append(0.25))
-    one = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    one = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1, "losses": 1}
     assert finished.planned() == one | TABLE
 
 
@@ -110,7 +110,7 @@ def test_comments_and_docstrings_change_nothing(finished):
 def test_a_solvers_code_recomputes_the_cells_that_use_it(finished):
     file = finished.folder / "rac/solvers/sparsegpt.py"
     file.write_text(file.read_text() + "\nCHANGED = True\n")
-    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1, "losses": 1}
     assert finished.planned() == cell | TABLE  # neither a trace, nor a Hessian, nor magnitude
 
 
@@ -138,14 +138,14 @@ def test_a_definition_changed_and_changed_back_recomputes_nothing(finished):
     # file is still of the old definition. Where one came between, the file was overwritten: the
     # definition's own artefacts are computed once more, as they must be, and nothing before them.
     finished.configure(lambda c: c["variants"]["sparsegpt"].update(damping=0.1))
-    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1, "losses": 1}
     assert finished.planned() == cell | TABLE
     finished.configure(lambda c: c["variants"]["sparsegpt"].pop("damping"))
     assert finished.planned() == {}
 
 
 def test_a_mixture_of_stored_hessians_needs_no_forward_pass(finished):
-    cells = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    cells = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1, "losses": 1}
     planned = finished.planned("--config", "run=wider")
     assert planned == cells | {"overlaps": 1} | TABLE
 
@@ -214,7 +214,7 @@ def test_changed_input_recomputes_what_was_made_of_it(finished):
 def test_traces_of_another_budget_recompute_what_hangs_on_them(finished):
     finished.configure(lambda c: c["sources"]["traces"].update(tokens=400))
     one = {"traces": 1, "sources": 1, "hessians": 1}
-    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1}
+    cell = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1, "losses": 1}
     assert finished.planned() == one | cell | TABLE
 
 
@@ -225,10 +225,29 @@ def test_another_temperature_samples_again_and_leaves_the_model_alone(finished):
     assert "model" not in planned and "dataset" not in planned
 
 
-def test_held_out_text_has_its_own_diagnostics(finished):
+def test_another_held_out_text_has_its_own_losses(finished):
     def other_text(values):
         values["sources"]["other-text"] = values["sources"]["heldout-text"] | {"tokens": 200}
         values["runs"]["small"]["heldout"]["text"] = "other-text"
 
     finished.configure(other_text)
-    assert finished.planned() == {"sources": 1, "diagnostics": EVERY_CELL} | TABLE
+    assert finished.planned() == {"sources": 1, "losses": EVERY_CELL} | TABLE
+
+
+def test_an_edit_of_the_held_out_text_measures_losses_again_and_no_layer(finished):
+    finished.configure(lambda c: c["sources"]["heldout-text"].update(tokens=200))
+    assert finished.planned() == {"sources": 1, "losses": EVERY_CELL} | TABLE
+
+
+def test_held_out_hessians_that_are_made_again_measure_layers_again_and_no_loss(finished):
+    planned = finished.planned("--forcerun", "results/tiny/hessians/heldout")
+    assert planned == {"hessians": 1, "diagnostics": EVERY_CELL} | TABLE
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"), [("diagnostics.py", "diagnostics"), ("token_errors.py", "losses")]
+)
+def test_the_code_of_one_measurement_leaves_the_other_alone(finished, file, stage):
+    path = finished.folder / "rac" / file
+    path.write_text(path.read_text() + "\nCHANGED = True\n")
+    assert finished.planned() == {stage: EVERY_CELL} | TABLE

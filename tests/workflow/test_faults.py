@@ -186,7 +186,7 @@ def test_a_clock_that_was_wrong_for_one_stage_costs_time_and_changes_nothing(
         return finished.planned()
 
     hessians, answers = "results/tiny/hessians/traces", "results/tiny/none/dense/words"
-    users = ("compress", "generate", "score", "diagnostics", "summary", "report")
+    users = ("compress", "generate", "score", "diagnostics", "losses", "summary", "report")
     made_of_it = dict.fromkeys(users, 1)
     assert shifted(hessians, 30) == made_of_it  # newer than what was made of it
     assert shifted(hessians, -60) == {"hessians": 1} | made_of_it  # older than what it is made of

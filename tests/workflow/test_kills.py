@@ -21,7 +21,7 @@ from tests.workflow.conftest import untimed
 
 pytestmark = pytest.mark.slow
 
-LONG = {"traces", "hessians", "compress", "generate", "diagnostics", "likelihoods"}
+LONG = {"traces", "hessians", "compress", "generate", "diagnostics", "losses", "likelihoods"}
 LONG |= {"traces_shard", "hessians_shard", "generate_shard"}
 PARTS = {"traces", "traces_shard", "generate", "generate_shard", "likelihoods"}  # keep them
 # What differs between two runs of the same: times, and hashes of files that hold times.

@@ -44,6 +44,7 @@ def test_the_whole_matrix_is_planned_in_seconds(repository, tmp_path):
         "generate": 176,
         "score": 176,
         "diagnostics": 125 + 7,
+        "losses": 125 + 7,
         "runtime": 13,
         "summary": 1,
     }

@@ -12,7 +12,7 @@ import yaml
 
 pytestmark = pytest.mark.slow
 
-HEAVY = {"traces": 2, "hessians": 2, "compress": 2, "generate": 3, "diagnostics": 3}
+HEAVY = {"traces": 2, "hessians": 2, "compress": 2, "generate": 3, "diagnostics": 3, "losses": 3}
 LIGHT = {"dataset", "model", "sources", "requests", "score"}
 
 
