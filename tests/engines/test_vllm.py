@@ -410,8 +410,7 @@ def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_p
     module.write_traces(Path({str(broken)!r}))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
-    part = broken.parent / "work" / "part-00001.jsonl.zst"
-    kill_at(part, process)
+    part = kill_at(broken.parent / "work", "part-00001-*.zst", process)
     assert not broken.exists()
     stored = [row["id"] for row in read_jsonl(part)]
     drawn = []
