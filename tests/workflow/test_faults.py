@@ -203,7 +203,6 @@ def test_a_clock_that_was_wrong_for_one_stage_costs_time_and_changes_nothing(
 HANG = """
 import sys
 if "generate" in sys.orig_argv and "none/dense" in " ".join(sys.orig_argv):
-    import time
     from rac import progress
     from rac.engines import transformers
     progress.PATIENCE, progress.TIMES = 2.0, 3
@@ -211,12 +210,7 @@ if "generate" in sys.orig_argv and "none/dense" in " ".join(sys.orig_argv):
     def hangs(*arguments):
         drawn.append(0)
         if len(drawn) == 4:
-            try:
-                open("hung", "x").close()
-            except FileExistsError:
-                pass
-            else:
-                time.sleep(600)
+            hang_once()
         return generate(*arguments)
     transformers.generate = hangs
 """
@@ -228,7 +222,7 @@ def test_a_stage_that_hangs_is_ended_and_goes_on_from_its_parts(
     folder = "results/tiny/none/dense/words"
     shutil.rmtree(finished.folder / folder)
     (finished.folder / "results/summary.csv").unlink()
-    (finished.folder / "sitecustomize.py").write_text(HANG)
+    finished.patch(HANG)
     output = finished.make("--retries", "1")
     assert (finished.folder / "hung").exists() and "Trying to restart job" in output
     whole, resumed = (
