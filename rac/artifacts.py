@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from rac.errors import RacError
 
 LOCK = ".lock"  # in a folder of parts
+PARTS = "part-*.jsonl.zst"
 LOOK = 0.3  # seconds for which a lock is asked for: who only looks holds it for an instant
 UMASK = os.umask(0)
 os.umask(UMASK)
@@ -233,10 +234,9 @@ def parts(
 ) -> Iterator[list[dict]]:
     """Yield the rows of the parts that are there already, then those of what `compute` adds to them.
 
-    A part is a file, fsynced before it counts, so a kill loses the part in flight and nothing else. The
-    folder belongs to `header` (parameters, code and inputs): parts of another header are thrown away, and
-    so is a part that is damaged; standard error says so. A header that is damaged is written again if it
-    can only be this one.
+    A part is a file, fsynced before it counts, so a kill loses the part in flight and nothing else. Its
+    name says the hash of `header` (parameters, code and inputs): parts of another header are thrown away,
+    and so is a part that is damaged; standard error says so. header.json is for people to read.
 
     Args:
         work: the folder.
@@ -245,25 +245,24 @@ def parts(
         shards: folders of parts that other jobs made, to take parts from as well.
 
     Raises:
-        RacError: a shard is missing, or its parts are of another header; a header is damaged, so that nobody
-            can tell; or another process works in `work`.
+        RacError: a shard is missing, or its parts are of another header; or another process works in `work`.
     """
-    identity = sha256_json(header)
+    identity = sha256_json(header)[:16]
     for shard in shards:
-        if not _is_of(shard, identity):
+        if not shard.is_dir() or any(identity not in part.name for part in shard.glob(PARTS)):
             raise RacError(
                 f"{shard} is of another definition, code or input; delete it to have it made again"
             )
     with _alone(work):
-        old = [file for file in work.iterdir() if file.name != LOCK]
-        if old and not _is_of(work, identity):
+        old = [file for file in work.glob("*part-*") if identity not in file.name]
+        if old:
             print(f"{work}: parts of another definition or code are thrown away", file=sys.stderr)
             for file in old:
                 file.unlink()
-        write_json(work / "header.json", {"identity": identity, **header})
+        write_json(work / "header.json", header)
         stored = []
         for folder in (*shards, work):
-            for part in sorted(folder.glob("part-*.jsonl.zst")):
+            for part in sorted(folder.glob(PARTS)):
                 try:
                     rows = read_jsonl(part)
                 except RacError as error:
@@ -273,7 +272,7 @@ def parts(
                     continue
                 stored += rows
                 yield rows
-        names = (work / f"part-{i:05d}.jsonl.zst" for i in itertools.count())
+        names = (work / f"part-{i:05d}-{identity}.jsonl.zst" for i in itertools.count())
         free = (name for name in names if not name.exists())
         for part, new in zip(free, compute(stored), strict=False):
             write_jsonl(part, new)
@@ -296,37 +295,6 @@ def _alone(work: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _is_of(folder: Path, identity: str) -> bool:
-    """Whether the parts of a folder belong to the header with this hash.
-
-    A header says its hash twice, in words and by what it holds: where the two differ it is damaged, and
-    either of them is enough to know it by.
-
-    Raises:
-        RacError: it is damaged, and neither is this hash; or it cannot be read.
-    """
-    file = folder / "header.json"
-    if not file.exists():
-        return False
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise RacError(f"cannot read {file}: {error.strerror or error}") from None
-    try:
-        header = json.loads(text)
-        said, held = header.pop("identity"), sha256_json(header)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        said = held = None
-    if said == held is not None:
-        return said == identity
-    if identity not in text and identity != held:
-        raise RacError(
-            f"{file} is damaged: put it back, or delete {folder}, and what it holds is made again"
-        )
-    print(f"{file} is damaged; the parts beside it are kept", file=sys.stderr)
-    return True
 
 
 def hold(path: Path) -> None:

@@ -1,12 +1,15 @@
 """Sequences that are run together, and fewer of them where a GPU's memory is short."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
+from rac import memory
 from rac.errors import RacError
+
+Result = TypeVar("Result")
 
 
 def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -24,17 +27,19 @@ def batches(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def run_in_batches(run: Callable[[list[int]], None], lengths: list[int], batch_tokens: int) -> int:
-    """Call `run` with the indices of each of the `batches`; halve it and go on where memory is short.
+def run_in_batches(
+    run: Callable[[list[int]], Result], lengths: list[int], batch_tokens: int
+) -> Iterator[tuple[Result, int]]:
+    """Run the `batches` one after the other; halve one and go on where memory is short.
 
     Standard error says so: the last digits of logits hang on what shares a batch.
 
     Args:
-        run: what runs a batch; it leaves nothing behind when it breaks off.
+        run: what runs the sequences of some indices; it leaves nothing behind when it breaks off.
         lengths, batch_tokens: as `batches`.
 
-    Returns:
-        How often the tokens of a batch were halved; they stay so.
+    Yields:
+        What `run` gives, and how often the tokens of a batch were halved by then; they stay so.
 
     Raises:
         RacError: memory is short for a sequence by itself.
@@ -43,20 +48,19 @@ def run_in_batches(run: Callable[[list[int]], None], lengths: list[int], batch_t
     while waiting:
         batch = waiting[0]
         try:
-            run(batch)
-            waiting.popleft()
-            continue
+            found = run(batch)
         except torch.OutOfMemoryError as error:
-            line = " ".join(str(error).split())[:200]
+            line = memory.one_line(error)
             if len(batch) == 1:
                 raise RacError(
                     f"memory is short for a sequence of {lengths[batch[0]]} tokens: {line}"
                 ) from None
+        else:
+            waiting.popleft()
+            yield found, halvings
+            continue
         halvings, tokens = halvings + 1, len(batch) * lengths[batch[0]] // 2
         left = [i for of_batch in waiting for i in of_batch]
         halved = batches([lengths[i] for i in left], tokens)
         waiting = deque([left[i] for i in of_batch] for of_batch in halved)
-        print(f"memory is short: {tokens} tokens at once from now on ({line})", file=sys.stderr)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    return halvings
+        memory.go_on(f"{tokens} tokens at once from now on", line)

@@ -4,7 +4,6 @@ The weights of a block are read from the safetensors files when its turn comes a
 hidden states wait in host memory. The device holds one block and one batch.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from rac import batching, sources
+from rac import batching, memory, sources
 from rac.errors import RacError
 from rac.models.skeleton import (
     decoder_blocks,
@@ -137,15 +136,13 @@ def within_memory(run: Callable[[int], None], batch_tokens: int | None, longest:
         try:
             return run(tokens)
         except torch.OutOfMemoryError as error:
-            line = " ".join(str(error).split())[:200]
+            line = memory.one_line(error)
             if tokens <= longest:
                 raise RacError(
                     f"memory is short for a sequence of {longest} tokens: {line}"
                 ) from None
         tokens = max(tokens // 2, longest)
-        print(f"memory is short: again with {tokens} tokens at once ({line})", file=sys.stderr)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.go_on(f"again with {tokens} tokens at once", line)
 
 
 class _Walk:

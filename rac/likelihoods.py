@@ -33,6 +33,7 @@ class Likelihood(NamedTuple):
 
     log_likelihood: float
     is_greedy: bool
+    halvings: int = 0  # how often the batch had been halved by then, for want of memory
 
 
 def write_likelihoods(
@@ -104,6 +105,7 @@ def write_likelihoods(
     write_record(
         output.parent / "generation.json",
         {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        | {"halvings": max(row["halvings"] for row in scored)}
         | hashes(output.parent, output.name)
         | provenance("likelihoods", **inputs),
     )
@@ -119,7 +121,8 @@ def score(
     """Yield the log-likelihoods of windows by their index, a batch after another.
 
     Windows that are the same but for their last token are run once. Batches are of like lengths, padded
-    on the right, which causal attention does not see.
+    on the right, which causal attention does not see. Where a GPU has no memory for a batch, it and those
+    after it are run in halves, and standard error says so: the last digits hang on what shares a batch.
 
     Args:
         model: a causal language model.
@@ -129,34 +132,51 @@ def score(
 
     Raises:
         NotNumbers: the logits of a window are none.
+        RacError: memory is short for a sequence by itself.
     """
     sharing: dict[tuple[int, ...], list[int]] = {}
     for i, (context, continuation) in enumerate(windows):
         sharing.setdefault((*context, *continuation[:-1]), []).append(i)
     inputs = list(sharing)
-    for batch in batching.batches(
-        [len(ids) for ids in inputs], blocks.BATCH_TOKENS[model.device.type]
-    ):
+
+    def run(batch: list[int]) -> dict[int, Likelihood]:
         wanted = {i for row in batch for i in sharing[inputs[row]]} - done
         if not wanted:
-            continue
-        token_ids = pad_sequence([torch.tensor(inputs[row]) for row in batch], batch_first=True)
-        first = min(len(windows[i].context) - 1 for row in batch for i in sharing[inputs[row]])
-        kept = torch.arange(first, token_ids.shape[1], device=model.device)
-        logits = model(
-            input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=kept
-        ).logits
-        found = {}
-        for row, of_row in zip(batch, logits, strict=True):
-            for i in sharing[inputs[row]]:
-                context, continuation = windows[i]
-                start = len(context) - 1 - first
-                one = _likelihood(of_row[start : start + len(continuation)], continuation)
-                if math.isnan(one.log_likelihood):
-                    raise NotNumbers(i)
-                found[i] = one
+            return {}
+        found = _at_once(model, windows, {inputs[row]: sharing[inputs[row]] for row in batch})
         update(sum(len(windows[i].context) + len(windows[i].continuation) - 1 for i in wanted))
-        yield {i: found[i] for i in sorted(wanted)}
+        return {i: found[i] for i in sorted(wanted)}
+
+    lengths, most = [len(ids) for ids in inputs], blocks.BATCH_TOKENS[model.device.type]
+    for found, halvings in batching.run_in_batches(run, lengths, most):
+        if found:
+            yield {i: one._replace(halvings=halvings) for i, one in found.items()}
+
+
+def _at_once(
+    model: "PreTrainedModel", windows: list[Window], sharing: dict[tuple[int, ...], list[int]]
+) -> dict[int, Likelihood]:
+    """Of the windows that share some inputs, which are one batch.
+
+    Raises:
+        NotNumbers: the logits of a window are none.
+    """
+    token_ids = pad_sequence([torch.tensor(ids) for ids in sharing], batch_first=True)
+    first = min(len(windows[i].context) - 1 for of_ids in sharing.values() for i in of_ids)
+    kept = torch.arange(first, token_ids.shape[1], device=model.device)
+    logits = model(
+        input_ids=token_ids.to(model.device), use_cache=False, logits_to_keep=kept
+    ).logits
+    found = {}
+    for of_ids, of_row in zip(sharing.values(), logits, strict=True):
+        for i in of_ids:
+            context, continuation = windows[i]
+            start = len(context) - 1 - first
+            one = _likelihood(of_row[start : start + len(continuation)], continuation)
+            if math.isnan(one.log_likelihood):
+                raise NotNumbers(i)
+            found[i] = one
+    return found
 
 
 def _likelihood(logits: torch.Tensor, continuation: list[int]) -> Likelihood:

@@ -1,15 +1,25 @@
-"""The log of a job, locked while the job runs: one that runs can be told from one that was killed.
+"""The log of a job: the line that says what went wrong, and a lock while the job runs.
 
-The kernel drops the lock when the process ends, however it ends. Imports no torch.
+By the lock one that runs can be told from one that was killed: the kernel drops it when the process
+ends, however it ends. Imports no torch.
 """
 
 import contextlib
 import fcntl
 import os
+import re
 import stat
 import time
 
 from rac.artifacts import LOOK
+
+ERROR = re.compile(r"rac: error: |[\w.]*(Error|Exception|Killed)\b|slurmstepd: error")
+
+
+def error_line(log: str) -> str | None:
+    """The last line of a log that says what went wrong, ours or Python's; None if none does."""
+    lines = [line for line in log.splitlines() if ERROR.match(line)]
+    return lines[-1].removeprefix("rac: error: ") if lines else None
 
 
 def hold(descriptor: int = 1) -> None:

@@ -178,15 +178,18 @@ def score_sequences(
     scored: dict[int, Scored] = {}
     lengths = [len(sequence.token_ids) for sequence in sequences]
 
-    def run(batch: list[int]) -> None:
+    def run(batch: list[int]) -> dict[int, Scored]:
         chosen = [sequences[i] for i in batch]
         found = _score_batch(network, reference, chosen, skip_prompt)
-        scored.update({i: one for i, one in zip(batch, found, strict=True) if one})
         update(sum(lengths[i] for i in batch))
-        for i in (i for i, one in scored.items() if math.isnan(one.loss)):
-            raise RacError(f"sequence {i}: {NOT_NUMBERS}")
+        return {i: one for i, one in zip(batch, found, strict=True) if one}
 
-    halvings = batching.run_in_batches(run, lengths, max(LOGITS // vocabulary, 1))
+    halvings, most = 0, max(LOGITS // vocabulary, 1)
+    for found, halved in batching.run_in_batches(run, lengths, most):
+        scored |= found
+        halvings = halved
+        for i in (i for i, one in found.items() if math.isnan(one.loss)):
+            raise RacError(f"sequence {i}: {NOT_NUMBERS}")
     return [scored[i] for i in sorted(scored)], halvings
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from rac import memory
 from rac.definitions import Sampling, Workload
 from rac.engines.transformers import generate, load
+from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 from rac.progress import progress
@@ -23,7 +25,8 @@ def measure_runtime(
     are random tokens and nothing stops early: the work is the same for both models.
 
     Raises:
-        RacError: a checkpoint cannot be loaded.
+        RacError: a checkpoint cannot be loaded, or the device has no memory for a batch: a smaller one would
+            be another measurement.
     """
     folders = {"dense": dense, "compressed": checkpoint}
     # What a process allocates once would be counted to the first model.
@@ -83,7 +86,14 @@ def _seconds(model, batch: int, workload: Workload) -> float:
     seeds, new = list(range(batch)), workload.new_tokens
     with progress(f"runtime, {batch} samples at once", batch * new) as update:
         start = time.perf_counter()
-        generate(model, [], prompts, seeds, Sampling(), new, update)
+        try:
+            generate(model, [], prompts, seeds, Sampling(), new, update)
+        except torch.OutOfMemoryError as error:
+            raise RacError(
+                f"memory of {model.device} is short for {batch} samples at once of "
+                f"{workload.prompt_tokens} + {new} tokens: name a smaller number in 'batches' of the run's "
+                f"workload, or lower its 'new_tokens' ({memory.one_line(error)})"
+            ) from None
         return time.perf_counter() - start
 
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from rac import artifacts, inventory, matrix
 from rac.config import Config
-from rac.errors import error_line
+from rac.logs import error_line
 from rac.progress import LINE_EVERY, PATIENCE
 from rac.report.preview import LOGS
 from rac.report.times import seconds_of

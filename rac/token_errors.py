@@ -55,21 +55,24 @@ def token_errors(
 
         return add
 
-    def run(batch: list[int]) -> None:
+    def run(batch: list[int]) -> dict[int, torch.Tensor]:
         nonlocal total
         ids = pad_sequence([sequences[i].token_ids for i in batch], batch_first=True)
         total = torch.zeros(ids.shape, dtype=torch.float64)
         dense.base_model(input_ids=ids.to(dense.device), use_cache=False)
-        for i, row in zip(batch, total, strict=True):
-            found[i] = row[: lengths[i]] / len(layers)
         update(sum(lengths[i] for i in batch))
+        rows = zip(batch, total, strict=True)
+        return {i: row[: lengths[i]] / len(layers) for i, row in rows}
 
     handles = [
         dense.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
         for name in layers
     ]
+    halvings = 0
     try:
-        halvings = batching.run_in_batches(run, lengths, TOKENS)
+        for of_batch, halved in batching.run_in_batches(run, lengths, TOKENS):
+            found |= of_batch
+            halvings = halved
     finally:
         for handle in handles:
             handle.remove()

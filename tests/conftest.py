@@ -182,15 +182,16 @@ def tiny_hessians(tiny_model, tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def kill_at():
-    """A function (file, process) that kills a process as soon as it has written a file."""
+    """A function (folder, pattern, process) that kills a process when it has written a file; gives that."""
 
-    def wait(file, process):
+    def wait(folder, pattern, process):
         deadline = time.monotonic() + 120
-        while not file.exists() and process.poll() is None:
+        while not (found := list(folder.glob(pattern))) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
+        return found[0]
 
     return wait
 

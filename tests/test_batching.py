@@ -28,6 +28,7 @@ class Device:
         if len(batch) * max(self.lengths[i] for i in batch) > self.room:
             raise torch.OutOfMemoryError("no memory for this")
         self.ran.append(batch)
+        return batch
 
 
 @given(LENGTHS, st.integers(50, 300), st.integers(50, 300))
@@ -35,7 +36,9 @@ def test_batches_are_halved_until_memory_holds_them_and_each_sequence_is_run_onc
     lengths, limit, room
 ):
     device = Device(lengths, room)
-    halvings = run_in_batches(device.run, lengths, limit)
+    found = list(run_in_batches(device.run, lengths, limit))
+    halvings = found[-1][1] if found else 0
+    assert [batch for batch, _ in found] == device.ran
     assert sorted(i for batch in device.ran for i in batch) == list(range(len(lengths)))
     assert device.ran == sorted(device.ran, key=lambda batch: -lengths[batch[0]])
     if halvings == 0:
@@ -46,8 +49,8 @@ def test_batches_are_halved_until_memory_holds_them_and_each_sequence_is_run_onc
 
 def test_a_halved_batch_stays_so_and_standard_error_says_it(capsys):
     device = Device([8] * 12, 30)
-    assert run_in_batches(device.run, device.lengths, 64) == 2  # 8, 4, 3: of 64, 32, 16 tokens
-    assert [len(batch) for batch in device.ran] == [2] * 6
+    found = list(run_in_batches(device.run, device.lengths, 64))
+    assert [(len(batch), halvings) for batch, halvings in found] == [(2, 2)] * 6  # not 8, nor 4
     said = capsys.readouterr().err.splitlines()
     assert said == [
         f"memory is short: {tokens} tokens at once from now on (no memory for this)"
@@ -58,5 +61,5 @@ def test_a_halved_batch_stays_so_and_standard_error_says_it(capsys):
 def test_memory_that_is_short_for_one_sequence_is_an_error():
     device = Device([9, 40, 3], 30)
     with pytest.raises(RacError, match="memory is short for a sequence of 40 tokens: no memory"):
-        run_in_batches(device.run, device.lengths, 100)
+        list(run_in_batches(device.run, device.lengths, 100))
     assert device.ran == []

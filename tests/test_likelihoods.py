@@ -103,6 +103,58 @@ def test_logits_that_are_no_numbers_name_the_request(random_qwen2, save_model, t
         )
 
 
+def short_of_memory(model, monkeypatch, limit):
+    """Let a model's forward pass break off above `limit` tokens; the shapes that it was asked for."""
+    asked, forward = [], type(model).forward
+
+    def short(self, **given):
+        asked.append(tuple(given["input_ids"].shape))
+        if given["input_ids"].numel() > limit:
+            raise torch.OutOfMemoryError("no memory\nfor this")
+        return forward(self, **given)
+
+    monkeypatch.setattr(type(model), "forward", short)
+    return asked
+
+
+def test_a_batch_that_memory_is_short_for_is_run_in_halves(model, monkeypatch, capsys):
+    monkeypatch.setitem(blocks.BATCH_TOKENS, "cpu", 120)
+    windows = make_windows()
+    *first, last = score(model, windows)
+    expected = {i: one for batch in first for i, one in batch.items()}
+    asked = short_of_memory(model, monkeypatch, 30)
+    found = list(score(model, windows, frozenset(last)))
+    assert sorted(i for batch in found for i in batch) == sorted(expected)
+    for batch in found:
+        for i, one in batch.items():
+            assert one.log_likelihood == pytest.approx(expected[i].log_likelihood, rel=1e-5)
+            assert one.is_greedy == expected[i].is_greedy
+    broken = [rows * longest for rows, longest in asked if rows * longest > 30]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"memory is short: {tokens // 2} tokens at once from now on (no memory for this)"
+        for tokens in broken
+    ]
+    counts = [one.halvings for batch in found for one in batch.values()]
+    assert counts[-1] == max(counts) == len(broken) > 1
+
+
+def test_memory_that_is_short_for_a_sequence_by_itself_is_one_line(model, monkeypatch):
+    short_of_memory(model, monkeypatch, 3)
+    with pytest.raises(
+        RacError, match="^memory is short for a sequence of 4 tokens: no memory for"
+    ):
+        list(score(model, [Window([5, 6], [7]), Window([5, 6, 7, 8], [9])]))
+
+
+def test_halvings_are_on_record(model, tiny_model, requests, tmp_path, monkeypatch):
+    write(tiny_model, requests, tmp_path / "whole")
+    assert read_json(tmp_path / "whole/generation.json")["halvings"] == 0
+    short_of_memory(model, monkeypatch, 100)
+    write(tiny_model, requests, tmp_path / "short")
+    assert read_json(tmp_path / "short/generation.json")["halvings"] > 0
+
+
 @pytest.fixture
 def requests(tmp_path):
     windows = make_windows(12)

@@ -1,6 +1,7 @@
 """Run time: every figure is there and possible, and the work is the one that was asked for."""
 
 import pytest
+import torch
 
 from rac import runtime
 from rac.artifacts import read_json
@@ -52,6 +53,24 @@ def test_models_take_turns_after_a_round_that_is_not_counted(tiny_model, tmp_pat
     assert rates["tokens_per_second"] == pytest.approx((15 / 2 + 15 / 4) / 2)
     assert rates["speedup"] == pytest.approx((1 / 2 + 1 / 4) / 2)
     assert rates["speedup_se"] == pytest.approx(0.125)  # half the difference of two
+
+
+def test_a_batch_that_memory_is_short_for_is_one_line_and_no_other_measurement(
+    tiny_model, tmp_path, monkeypatch
+):
+    generate = runtime.generate
+
+    def short(model, stop, prompts, *others):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return generate(model, stop, prompts, *others)
+
+    monkeypatch.setattr(runtime, "generate", short)
+    with pytest.raises(RacError, match=r"^memory of cpu is short for 3 samples at once") as error:
+        runtime.measure_runtime(WORKLOAD, tiny_model, tiny_model, "float32", tmp_path / "r.json")
+    assert "smaller number in 'batches' of the run's workload" in str(error.value)
+    assert "(CUDA out of memory. Tried to allocate 2 GiB)" in str(error.value)
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_one_repeat_has_no_standard_error():

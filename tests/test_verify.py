@@ -38,7 +38,7 @@ def project(tmp_path, tiny_model, tiny_hessians, write_sequences):
     tables = hashes(tmp_path / "results", "summary.csv", "figures/a.svg")
     write_record(tmp_path / "results/summary.json", tables)
     (traces / "work").mkdir()
-    (traces / "work/part-00000.jsonl.zst").write_bytes(b"half of")
+    (traces / "work/part-00000-0123456789abcdef.jsonl.zst").write_bytes(b"half of")
     return tmp_path
 
 

@@ -4,7 +4,6 @@ Every sample draws from its own stream of uniform numbers, so its randomness doe
 shares its batch (its logits do, in the last bits). Finished samples leave the batch.
 """
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rac import memory
 from rac.definitions import Sampling
 from rac.engines import Completion, Generate, NotNumbers, Task, check_context
 from rac.errors import RacError
@@ -240,12 +240,8 @@ def open_engine(task: Task) -> Generate:
                 if together == 1:
                     raise RacError(f"memory is short for a single sample: {error}") from None
                 together, halvings = -(-together // 2), halvings + 1
-                line = " ".join(str(error).split())[:200]
-            print(
-                f"memory is short: {together} samples at once from now on ({line})", file=sys.stderr
-            )
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+                line = memory.one_line(error)
+            memory.go_on(f"{together} samples at once from now on", line)
         return done
 
     def run(prompts, seeds, progress):

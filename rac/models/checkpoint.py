@@ -1,5 +1,6 @@
 """Hugging Face folders as this project reads them: weights, tokenizer, identity."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
+TEXTS = ("LICENSE*", "README.md")  # for people: nothing here reads them
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -62,7 +64,8 @@ def _record(folder: Path) -> Path:
 def check(folder: Path, with_weights: bool = True) -> None:
     """Refuse a folder whose files are not those that model.json or compression.json was written with.
 
-    A folder that no stage made has neither, and is taken as it is.
+    A folder that no stage made has neither, and is taken as it is. Card and licence may be edited: only
+    `rac verify` says so.
 
     Args:
         folder: the folder.
@@ -75,7 +78,12 @@ def check(folder: Path, with_weights: bool = True) -> None:
     if not record.exists():
         return
     expected = recorded(folder)
-    names = {name for name in expected if with_weights or not name.endswith(".safetensors")}
+    names = {
+        name
+        for name in expected
+        if (with_weights or not name.endswith(".safetensors"))
+        and not any(fnmatch(name, text) for text in TEXTS)
+    }
     if with_weights:
         from rac.models import weights
 

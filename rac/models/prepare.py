@@ -8,11 +8,11 @@ from rac.artifacts import atomic_folder
 from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import weights
-from rac.models.checkpoint import check_folder
+from rac.models.checkpoint import TEXTS, check_folder
 from rac.models.reasoner import WEIGHTS
 from rac.provenance import hashes, provenance, write_record
 
-FILES = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md")  # beside the weights
+FILES = ("*.json", "*.jinja", "*.txt", "*.model", *TEXTS)  # beside the weights
 RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
 
 

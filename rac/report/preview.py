@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rac.errors import error_line
+from rac.logs import error_line
 
 KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "losses", "runtime")
 LOGS = {  # what makes a kind of file, the last first

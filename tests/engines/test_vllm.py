@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from rac import traces
 from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from rac.definitions import Model, Sampling, Source
-from rac.engines import Completion, Task, open_engine, sample_seed, version
+from rac.engines import Completion, NotNumbers, Task, open_engine, sample_seed, version
 from rac.engines import vllm as engine
 from rac.errors import RacError
 from rac.models import checkpoint
@@ -184,6 +184,20 @@ def test_any_other_trouble_and_a_second_shortage_are_one_line(loads, given):
     assert not loads[0]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "NaNs detected in logits: {'4-8f0e12ab': 706, '5-00aa11bb': 706}",
+        "Worker failed with error 'NaNs detected in logits: {'4-8f0e12ab': 1}', please check …",
+    ],
+)
+def test_a_sample_whose_logits_are_not_numbers_is_named(loads, said):
+    loads[0].append(Engine(2, RuntimeError(said)))
+    with pytest.raises(NotNumbers) as error:
+        answers()
+    assert error.value.index == 4 and not loads[0]
+
+
 def test_without_vllm_the_message_says_what_to_do(monkeypatch):
     monkeypatch.setattr(engine, "version", lambda name: None)
     with pytest.raises(RacError, match="vLLM is not installed .* 'engine: transformers'"):
@@ -315,14 +329,32 @@ def test_what_does_not_fit_the_context_is_one_line(prompts):
 
 
 @marked
-def test_logits_that_are_not_numbers_are_one_line(prompts, tmp_path):
+def test_logits_that_are_not_numbers_name_the_prompt(prompts, tmp_path):
+    """Of a token that is in no prompt, and that one answer comes to well before any other."""
+    answers = [answer.token_ids for answer in sample("vllm", prompts, sampling=GREEDY)]
+    places = {
+        token: sorted((ids.index(token), i) for i, ids in enumerate(answers) if token in ids[:-1])
+        for token in {*itertools.chain(*answers)} - {*itertools.chain(*prompts)}
+    }
+    token, own = next(
+        (token, found[0][1])
+        for token, found in places.items()
+        if found and found[0][0] > 5 and (len(found) == 1 or found[1][0] > found[0][0] + 3)
+    )
     folder = tmp_path / "m"
     shutil.copytree(WEIGHTS, folder)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"tie_word_embeddings": False})
     weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"][0] = torch.nan
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.embed_tokens.weight"][token] = torch.nan
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RacError, match="not numbers"):
-        sample("vllm", prompts, folder=folder)
+    with pytest.raises(NotNumbers) as error:
+        sample("vllm", prompts, sampling=GREEDY, folder=folder)
+    assert error.value.index == own
+    sound = [i for i, ids in enumerate(answers) if token not in ids[:-1]]
+    found = sample("vllm", [prompts[i] for i in sound], sampling=GREEDY, folder=folder)
+    assert sound and [answer.token_ids for answer in found] == [answers[i] for i in sound]
 
 
 @marked
@@ -339,7 +371,7 @@ def test_a_prefix_that_samples_share_is_computed_once(prompts, monkeypatch):
     monkeypatch.setattr(LLMEngine, "step", recorded)
     long = sum(prompts, [])[:300]
     sample("vllm", [long] * 3, new=4, batch=1)
-    assert cached == [0, 0, 256, 256]  # whole pages; the first is the look at the logits
+    assert cached == [0, 256, 256]  # whole pages
 
 
 DEFINITION = Source.model_validate(
@@ -410,8 +442,7 @@ def test_a_killed_stage_keeps_what_had_finished_and_draws_the_same_samples(tmp_p
     module.write_traces(Path({str(broken)!r}))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
-    part = broken.parent / "work" / "part-00001.jsonl.zst"
-    kill_at(part, process)
+    part = kill_at(broken.parent / "work", "part-00001-*.zst", process)
     assert not broken.exists()
     stored = [row["id"] for row in read_jsonl(part)]
     drawn = []

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from rac.artifacts import read_json, write_json
+from rac.artifacts import read_json, sha256_file, write_json
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.reasoner import WEIGHTS
@@ -201,6 +201,22 @@ def test_a_file_that_changed_since_it_was_written_is_named_before_use(
     (folder / "model.json").unlink()
     if name != "model.safetensors":
         checkpoint.check(folder)  # no stage's work
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "LICENSE.txt"])
+def test_a_text_that_nothing_reads_may_be_edited_or_removed(tiny_model, tmp_path, name):
+    folder = shutil.copytree(tiny_model, tmp_path / "m")
+    file = folder / name
+    file.write_text("as it was written\n")
+    record = read_json(folder / "model.json")
+    record["sha256"][name] = sha256_file(file)
+    write_record(folder / "model.json", record)
+    file.write_text("edited\n")
+    for _ in range(2):
+        checkpoint.load_model(folder, "float32")
+        checkpoint.load_tokenizer(folder)
+        checkpoint.stop_tokens(folder)
+        file.unlink(missing_ok=True)
 
 
 def test_a_record_that_changed_since_it_was_written_is_named_before_use(tiny_model, tmp_path):
