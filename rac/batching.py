@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 
 from rac import memory
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 
 Result = TypeVar("Result")
 
@@ -50,7 +50,7 @@ def run_in_batches(
         try:
             found = run(batch)
         except torch.OutOfMemoryError as error:
-            line = memory.one_line(error)
+            line = one_line(error)
             if len(batch) == 1:
                 raise RacError(
                     f"memory is short for a sequence of {lengths[batch[0]]} tokens: {line}"

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import batching, memory, sources
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.models.skeleton import (
     decoder_blocks,
     default_device,
@@ -136,7 +136,7 @@ def within_memory(run: Callable[[int], None], batch_tokens: int | None, longest:
         try:
             return run(tokens)
         except torch.OutOfMemoryError as error:
-            line = memory.one_line(error)
+            line = one_line(error)
             if tokens <= longest:
                 raise RacError(
                     f"memory is short for a sequence of {longest} tokens: {line}"

@@ -4,11 +4,13 @@ Weights are read one at a time; no model is loaded, and transformers is imported
 """
 
 import itertools
+import math
 from pathlib import Path
 
 from rac import hessians
 from rac.artifacts import read_json, sha256_file
 from rac.definitions import Calibration
+from rac.errors import RacError
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import layer_weights
@@ -39,12 +41,7 @@ def diagnose(
     for folder in dict.fromkeys((checkpoint, dense)):
         checkpoints.check(folder)
     layers = layer_errors(checkpoint, dense, stored, dtype)
-    means = {
-        f"error_{part}": sum(layer[f"error_{part}"] for layer in layers) / len(layers)
-        if layers
-        else None
-        for part in PARTS
-    }
+    means = {key: _mean([layer[key] for layer in layers]) for key in map("error_{}".format, PARTS)}
     made = provenance(
         "diagnostics",
         code,
@@ -66,10 +63,11 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, dtype: str) -> lis
         checkpoint, dense, stored, dtype: as `diagnose`.
 
     Returns:
-        Dicts of "name", "projection" (the last part of the name), "block", "error_prompt", "error_decode".
+        Dicts of "name", "projection" (the last part of the name), "block", "error_prompt", "error_decode"
+        (None where something is lost of nothing).
 
     Raises:
-        RacError: an input is missing, damaged or of another model.
+        RacError: an input is missing, damaged, of another model, or a weight is not a number.
     """
     groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
     identity, device = checkpoints.identity(dense), default_device()
@@ -95,10 +93,27 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, dtype: str) -> lis
                         return []
                     old, new = old.to(device), new.to(device)
                     errors = {
-                        f"error_{part}": relative_error(old, new, hessian)
+                        f"error_{part}": _number(relative_error(old, new, hessian), name)
                         for part, hessian in of_group.items()
                     }
                     projection = name.rpartition(".")[2]
                     layers.append({"name": name, "projection": projection, "block": block} | errors)
                     update(1)
     return layers
+
+
+def _number(error: float, name: str) -> float | None:
+    """A layer's error as JSON has numbers.
+
+    Raises:
+        RacError: it is not a number.
+    """
+    if math.isnan(error):
+        raise RacError(f"{name}: its weights, or the Hessian of its inputs, are not numbers")
+    return error if math.isfinite(error) else None
+
+
+def _mean(errors: list[float | None]) -> float | None:
+    """The mean; None of none, and where one is None."""
+    known = [error for error in errors if error is not None]
+    return sum(known) / len(known) if known and len(known) == len(errors) else None

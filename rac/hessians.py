@@ -154,7 +154,9 @@ def add(folders: list[Path], output: Path) -> None:
             part: {"tokens": sum(t.of.tokens for t in terms)} for part, terms in parts.items()
         }
         shards = [sha256_file(of / "index.json") for of, _ in in_order]
-        _save_index(folder, one | {"shard": [0, 1], "parts": tokens}, shards)
+        least = min(index["batch_tokens"] for index in indexes.values())
+        whole = {"shard": [0, 1], "parts": tokens, "batch_tokens": least}
+        _save_index(folder, one | whole, shards)
 
 
 def _file_of(block: int) -> str:

@@ -43,7 +43,8 @@ def write_likelihoods(
 
     A row has `doc_id`, `id`, `request`, `log_likelihood` (in nats, of all windows), `is_greedy` and `tokens`
     (scored). Windows are kept in `work/` beside the output, so that an interrupted stage goes on after the
-    last batch; batches are the same whatever was interrupted, and with them the last digits.
+    last batch; batches, and with them the last digits, are the same whatever was interrupted, unless memory
+    was short.
 
     Args:
         dtype: what the model runs in.
@@ -53,7 +54,8 @@ def write_likelihoods(
         output: generations.jsonl.zst; generation.json is written beside it.
 
     Raises:
-        RacError: an input is missing or damaged, or the model's logits are not numbers.
+        RacError: an input is missing or damaged, the model's logits are not numbers, or memory is short for a
+            window by itself.
     """
     asked = read_jsonl(requests)
     windows = [Window(*window) for row in asked for window in row["windows"]]

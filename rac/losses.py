@@ -1,6 +1,5 @@
 """Stage `losses`: how a checkpoint reads what no calibration saw, beside the dense model; forward passes."""
 
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rac import batching, sources
 from rac.artifacts import read_json, sha256_file, write_jsonl
 from rac.divergences import kl_divergence
-from rac.engines import NOT_NUMBERS
+from rac.engines import NOT_NUMBERS, NotNumbers
 from rac.errors import RacError
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
@@ -75,7 +74,7 @@ def measure_losses(
             )
         if not scored:
             raise RacError(f"{files[role]} holds no token to predict; give its source more tokens")
-        halvings += halved
+        halvings = max(halvings, halved)
         loss, loss_se = ratio([(one.loss, one.tokens) for one in scored])
         kl, kl_se = ratio([(one.kl, one.tokens) for one in scored])
         per_sequence[role] = scored
@@ -94,7 +93,7 @@ def measure_losses(
         sequences={role: sha256_file(file) for role, file in files.items()},
         dtype=dtype,
     )
-    found = {"losses": losses, "per_sequence": per_sequence, "halvings": halvings + halved}
+    found = {"losses": losses, "per_sequence": per_sequence, "halvings": max(halvings, halved)}
     write_record(output, found | hashes(tokens.parent, tokens.name) | made)
 
 
@@ -180,7 +179,10 @@ def score_sequences(
 
     def run(batch: list[int]) -> dict[int, Scored]:
         chosen = [sequences[i] for i in batch]
-        found = _score_batch(network, reference, chosen, skip_prompt)
+        try:
+            found = _score_batch(network, reference, chosen, skip_prompt)
+        except NotNumbers as error:
+            raise RacError(f"sequence {batch[error.index]}: {NOT_NUMBERS}") from None
         update(sum(lengths[i] for i in batch))
         return {i: one for i, one in zip(batch, found, strict=True) if one}
 
@@ -188,8 +190,6 @@ def score_sequences(
     for found, halved in batching.run_in_batches(run, lengths, most):
         scored |= found
         halvings = halved
-        for i in (i for i, one in found.items() if math.isnan(one.loss)):
-            raise RacError(f"sequence {i}: {NOT_NUMBERS}")
     return [scored[i] for i in sorted(scored)], halvings
 
 
@@ -199,7 +199,11 @@ def _score_batch(
     chosen: list[sources.Sequence],
     skip_prompt: bool,
 ) -> list[Scored | None]:
-    """What `score_sequences` says of a batch; None where there is nothing to predict."""
+    """What `score_sequences` says of a batch; None where there is nothing to predict.
+
+    Raises:
+        NotNumbers: logits of a sequence, dense or not, are none.
+    """
     token_ids = pad_sequence([sequence.token_ids for sequence in chosen], batch_first=True)
     given = {"input_ids": token_ids.to(network.device), "use_cache": False}
     logits = network(**given).logits
@@ -213,6 +217,11 @@ def _score_batch(
             found.append(None)
             continue
         loss = cross_entropy(row[where].float(), targets, reduction="none").double().sum()
-        kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
+        try:
+            kl = kl_divergence(dense[where], row[where]) if dense is not None else 0.0
+        except ValueError:  # the dense model's logits are not numbers
+            raise NotNumbers(len(found)) from None
+        if loss.isnan():
+            raise NotNumbers(len(found))
         found.append(Scored(loss.item(), kl * len(targets), len(targets)))
     return found

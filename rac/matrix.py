@@ -21,6 +21,8 @@ EXECUTION = {
     "evals": {"shards"},
 }
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
+# Files of a cell that a row of the table is made from.
+KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "losses", "runtime")
 
 
 class Cell(NamedTuple):
@@ -179,8 +181,14 @@ def code_version() -> str:
 
 def files_of(row: dict) -> list[str]:
     """The files of a cell that a row of the table is made from."""
-    kinds = ("compression", "scores", "metrics", "generation", "diagnostics", "losses", "runtime")
-    return [str(row[kind]) for kind in kinds if row[kind]]
+    return [str(row[kind]) for kind in KINDS if row[kind]]
+
+
+def job_names(row: dict) -> dict[str, str]:
+    """What a row's jobs are called in the names of their logs and benchmark files, beside its cell."""
+    named = {kind: row[kind] for kind in ("diagnostics", "losses", "runtime") if row[kind]}
+    found = {kind: os.path.basename(path).removesuffix(".json") for kind, path in named.items()}
+    return found | ({"eval": row["eval"]} if row["eval"] else {})
 
 
 def downloads(config: Config) -> list[str]:

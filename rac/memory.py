@@ -5,11 +5,6 @@ import sys
 import torch
 
 
-def one_line(error: Exception) -> str:
-    """The start of what an error says, on one line."""
-    return " ".join(str(error).split())[:200]
-
-
 def go_on(smaller: str, line: str) -> None:
     """Say on standard error what is run instead, and give back what torch keeps of the device's memory.
 

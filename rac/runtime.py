@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from rac import memory
 from rac.definitions import Sampling, Workload
 from rac.engines.transformers import generate, load
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 from rac.progress import progress
@@ -31,7 +30,7 @@ def measure_runtime(
     folders = {"dense": dense, "compressed": checkpoint}
     # What a process allocates once would be counted to the first model.
     _seconds(load(dense, dtype), max(workload.batches), workload)
-    memory = {
+    peaks = {
         name: _peak_memory(folder, dtype, max(workload.batches), workload)
         for name, folder in folders.items()
     }
@@ -59,8 +58,8 @@ def measure_runtime(
         output,
         {
             "batches": batches,
-            "peak_memory_bytes": memory["compressed"],
-            "dense_peak_memory_bytes": memory["dense"],
+            "peak_memory_bytes": peaks["compressed"],
+            "dense_peak_memory_bytes": peaks["dense"],
             **weights.size(checkpoint),
             "threads": torch.get_num_threads(),
             "device": str(models["dense"].device),
@@ -92,7 +91,7 @@ def _seconds(model, batch: int, workload: Workload) -> float:
             raise RacError(
                 f"memory of {model.device} is short for {batch} samples at once of "
                 f"{workload.prompt_tokens} + {new} tokens: name a smaller number in 'batches' of the run's "
-                f"workload, or lower its 'new_tokens' ({memory.one_line(error)})"
+                f"workload, or lower its 'new_tokens' ({one_line(error)})"
             ) from None
         return time.perf_counter() - start
 

@@ -12,8 +12,8 @@ from rac import artifacts, inventory, matrix
 from rac.config import Config
 from rac.logs import error_line
 from rac.progress import LINE_EVERY, PATIENCE
-from rac.report.preview import LOGS
-from rac.report.times import seconds_of
+from rac.report.preview import LOGS, logs_of
+from rac.report.times import benchmarks_of, seconds_of
 
 LOCK = Path("results/.lock")
 LONGEST = 160  # characters of a log's line
@@ -54,13 +54,10 @@ def status(config: Config, over: bool = False) -> list[Row]:
         state, said = _look(_logs(of_cell), locked)
         if absent and not said:
             said = f"{len(absent)} of {len(wanted)} files are missing"
-        benchmarks = Path("results", model, "benchmarks")
-        times = [
-            *benchmarks.glob(f"*/{calibration}/{variant}.tsv"),
-            *benchmarks.glob(f"*/{calibration}/{variant}/*.tsv"),
-        ]
-        seconds = sum(map(seconds_of, times))
-        folder = matrix.Cell(model, calibration, variant).folder
+        names = {name for row in of_cell for name in matrix.job_names(row).values()}
+        cell = matrix.Cell(model, calibration, variant)
+        seconds = sum(map(seconds_of, benchmarks_of(Path("results"), cell, names)))
+        folder = cell.folder
         name = f"{model} {calibration} {variant}"
         rows.append(Row(name, state if absent else "done", seconds, size(Path(folder)), said))
     return rows + [_shared(made, locked) for made in inventory.of_cells(config)]
@@ -98,12 +95,9 @@ def _logs(of_cell: list[dict]) -> list[Log]:
     return [
         Log(log, _benchmark(row, log.with_suffix("").parts[4:]))
         for row in of_cell
-        for kind, names in LOGS.items()
+        for kind in LOGS
         if row[kind] and not Path(row[kind]).exists()
-        for name in names
-        for log in Path("logs", row["model"], row["calibration"], row["variant"]).glob(
-            f"{name.format(**row).removesuffix('*')}*.log"
-        )
+        for log in logs_of(row, kind)
     ]
 
 

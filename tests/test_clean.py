@@ -64,6 +64,18 @@ def test_what_no_run_needs_goes_and_the_rest_stays(settings):
     assert not Path("results/old").exists() and not Path("results/m/rac/sparsegpt-0.25").exists()
 
 
+def test_what_held_out_data_of_no_run_gave_goes(settings):
+    folder = "results/m/rac/sparsegpt-0.5"
+    gone = [
+        f"{folder}/diagnostics/others.json",
+        f"{folder}/losses/heldout+others.json",
+        f"{folder}/losses/heldout+others.tokens.jsonl.zst",
+    ]
+    for file in gone:
+        make(file)
+    assert [str(path) for path in clean.unused(settings)] == gone
+
+
 def test_a_link_is_removed_and_not_what_it_leads_to(settings, tmp_path):
     make("elsewhere/weights")
     Path("resources/models/linked").symlink_to(tmp_path / "elsewhere")

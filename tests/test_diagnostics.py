@@ -116,6 +116,22 @@ def test_a_changed_checkpoint_is_refused(inputs, tiny_model, tmp_path):
         diagnose(inputs, copy, tiny_model, tmp_path / "d.json")
 
 
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_an_error_that_is_no_number_is_named_or_empty(
+    lost, inputs, tiny_model, tmp_path, monkeypatch
+):
+    error = diagnostics.relative_error
+    errors = iter([0.5, lost])
+    monkeypatch.setattr(diagnostics, "relative_error", lambda *of: next(errors, None) or error(*of))
+    if lost == float("inf"):  # something is lost of nothing
+        found = diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
+        assert found["layers"][0]["error_decode"] is None and found["error_decode"] is None
+        assert found["error_prompt"] > 0
+    else:
+        with pytest.raises(RacError, match=r"^model.layers.0.self_attn.q_proj: .* are not numbers"):
+            diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
+
+
 def test_no_model_is_loaded(inputs, tiny_model, tmp_path):
     command = ["diagnostics", "--dtype", "float32", "--code", "x"]
     command += ["--model", str(tiny_model), "--checkpoint", str(inputs["pruned"])]

@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 from rac import memory
 from rac.definitions import Sampling
 from rac.engines import Completion, Generate, NotNumbers, Task, check_context
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.models import checkpoint as checkpoints
 
 FEW = 64  # most probable tokens that are looked at first; they nearly always hold the nucleus
@@ -238,9 +238,11 @@ def open_engine(task: Task) -> Generate:
                 raise NotNumbers(first + part.start + error.index) from None
             except torch.OutOfMemoryError as error:
                 if together == 1:
-                    raise RacError(f"memory is short for a single sample: {error}") from None
+                    raise RacError(
+                        f"memory is short for a single sample: {one_line(error)}"
+                    ) from None
                 together, halvings = -(-together // 2), halvings + 1
-                line = memory.one_line(error)
+                line = one_line(error)
             memory.go_on(f"{together} samples at once from now on", line)
         return done
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rac.engines import Completion, Generate, NotNumbers, Task, check_context, version
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.models import checkpoint as checkpoints
 
 ENVIRONMENT = {
@@ -66,7 +66,7 @@ def open_engine(task: Task) -> Generate:
 
     def halve(error: Exception) -> None:
         nonlocal halved
-        line = " ".join(str(error).split())[:300] or type(error).__name__
+        line = one_line(error)
         if halved or not any(sign in str(error) for sign in SHORT):
             raise RacError(
                 f"vLLM cannot run {task.checkpoint}: {line} ('engine: transformers' in the model's "

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from rac.artifacts import read_jsonl
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 
 TASKS = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234  # lm-eval's default
@@ -144,7 +144,7 @@ def judged(task: Any) -> dict[str, dict[int, tuple[dict, dict]]]:
 
 def cause(error: Exception) -> str:
     """What another package's exception says, as a part of one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 class _Later(ModuleType):

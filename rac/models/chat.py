@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rac.artifacts import read_json
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,8 +50,8 @@ def render(
     except (
         Exception
     ) as error:  # a template is a program, run in jinja's sandbox: it may fail in any way
-        line = " ".join(str(error).split())[:200]
-        raise RacError(f"the chat template of {tokenizer.name_or_path} refuses: {line}") from None
+        refused = f"the chat template of {tokenizer.name_or_path} refuses: {one_line(error)}"
+        raise RacError(refused) from None
     return str(prompt)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rac.artifacts import read_json, sha256_file
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.provenance import is_whole
 
 if TYPE_CHECKING:
@@ -139,8 +139,7 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
         SafetensorError,
         StrictDataclassError,
     ) as error:
-        line = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RacError(f"cannot load the checkpoint {folder}: {line}") from None
+        raise RacError(f"cannot load the checkpoint {folder}: {one_line(error)}") from None
     model, report = loaded
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(what):
@@ -169,8 +168,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = of.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower
-        line = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RacError(f"cannot load the tokenizer in {folder}: {line}") from None
+        raise RacError(f"cannot load the tokenizer in {folder}: {one_line(error)}") from None
     if not tokenizer.chat_template:
         raise RacError(f"the tokenizer in {folder} has no chat template; a reasoning model has one")
     return tokenizer

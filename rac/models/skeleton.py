@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.models import weights
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
-        line = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RacError(f"cannot load the checkpoint {model}: {line}") from None
+        raise RacError(f"cannot load the checkpoint {model}: {one_line(error)}") from None
     network.eval().requires_grad_(False)
     # Before anything is said of files: experts are stored in several ways.
     blocks = decoder_blocks(network)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from rac import matrix
 from rac.logs import error_line
 
-KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "losses", "runtime")
-LOGS = {  # what makes a kind of file, the last first
+LOGS = {  # what makes a kind of file, the last first; the star is of shards
     "compression": ("compress",),
-    "metrics": ("{eval}/score", "{eval}/generate"),
-    "diagnostics": ("diagnostics/*",),
-    "losses": ("losses/*",),
-    "runtime": ("runtime/*",),
+    "metrics": ("{eval}/score", "{eval}/generate*"),
+    "diagnostics": ("diagnostics/{diagnostics}",),
+    "losses": ("losses/{losses}",),
+    "runtime": ("runtime/{runtime}",),
 }
 LONGEST = 300  # characters of a reason
 
@@ -26,7 +26,7 @@ def so_far(cells: list[dict]) -> list[dict]:
         there = {
             key: path if path and Path(path).exists() else None
             for key, path in cell.items()
-            if key in (*KINDS, "dense_scores", "model_json")
+            if key in (*matrix.KINDS, "dense_scores", "model_json")
         }
         if not (there["metrics"] and there["scores"] and there["generation"]):
             there |= dict.fromkeys(("metrics", "scores", "generation"))
@@ -52,15 +52,21 @@ def lacking(cells: list[dict], logs: Path = Path("logs")) -> list[dict]:
         lacks = [kind for kind in LOGS if cell[kind] and not Path(cell[kind]).exists()]
         if lacks:
             names = {key: cell[key] for key in ("model", "calibration", "variant", "eval")}
-            reasons = [_error(logs, names, log) for kind in lacks for log in LOGS[kind]]
+            reasons = [_error(file) for kind in lacks for file in logs_of(cell, kind, logs)]
             found.append(names | {"lacks": lacks, "reason": next(filter(None, reasons), "")})
     return found
 
 
-def _error(logs: Path, names: dict, log: str) -> str:
+def logs_of(cell: dict, kind: str, logs: Path = Path("logs")) -> list[Path]:
+    """The logs that are there of what makes a kind of a cell's files (a key of `LOGS`)."""
+    folder = logs / cell["model"] / cell["calibration"] / cell["variant"]
+    names = matrix.job_names(cell)
+    return [
+        file for log in LOGS[kind] for file in sorted(folder.glob(f"{log.format(**names)}.log"))
+    ]
+
+
+def _error(log: Path) -> str:
     """The last line of a log that says an error; empty if there is none."""
-    folder = logs / names["model"] / names["calibration"] / names["variant"]
-    for file in sorted(folder.glob(f"{log.format(**names)}.log")):
-        if said := error_line(file.read_text(encoding="utf-8", errors="replace")):
-            return said[:LONGEST]
-    return ""
+    said = error_line(log.read_text(encoding="utf-8", errors="replace"))
+    return said[:LONGEST] if said else ""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from rac import matrix
 from rac.artifacts import read_json, read_jsonl, sha256_file, write_text
 from rac.errors import RacError
 from rac.evaluate.statistics import half_width, paired_difference, share_interval
@@ -113,11 +114,6 @@ COLUMNS = (
     "config_sha256",
     "code_version",
 )
-# Of a cell: paths of what its rows are made from.
-FILES = (
-    *("model_json", "compression", "generation", "scores", "metrics"),
-    *("diagnostics", "losses", "runtime"),
-)
 EMPTY = "–"  # in the table as text
 BUDGETS = (
     *("model", "calibration", "variant", "eval", "budget"),
@@ -158,7 +154,9 @@ def summarize(
     write_text(output.with_name("comparisons.csv"), _csv(COMPARED, comparisons(cells, scores)))
     write_text(output.with_name("budgets.csv"), _csv(BUDGETS, _budgets(cells)))
     write_text(output.with_suffix(".txt"), table(output))
-    read = dict.fromkeys(cell[key] for cell in cells for key in FILES if cell[key])
+    read = dict.fromkeys(
+        cell[key] for cell in cells for key in ("model_json", *matrix.KINDS) if cell[key]
+    )
     inputs = {path: sha256_file(Path(path)) for path in read}
     of_tables = hashes(
         output.parent,

@@ -2,24 +2,46 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from rac.artifacts import read_json
+from rac.matrix import Cell
 
 PER_CELL = ("compress", "generate", "score", "diagnostics", "losses", "runtime")
 
 
+def benchmarks_of(results: Path, cell: Cell, names: Collection[str]) -> list[Path]:
+    """Snakemake's benchmark files of a cell's jobs.
+
+    Args:
+        results: the folder of results.
+        cell: the cell.
+        names: of its jobs (`rac.matrix.job_names`); those of other evals, held-out data and workloads are
+            left out.
+    """
+    folder = results / cell.model / "benchmarks"
+    named = re.compile(f"({'|'.join(map(re.escape, names))})(-[0-9]+)?")  # a shard's has its number
+    return [
+        *sorted(folder.glob(f"*/{cell.calibration}/{cell.variant}.tsv")),
+        *(
+            file
+            for file in sorted(folder.glob(f"*/{cell.calibration}/{cell.variant}/*.tsv"))
+            if named.fullmatch(file.stem)
+        ),
+    ]
+
+
 def stage_times(
-    results: Path, models: Iterable[str], cells: set[tuple[str, str, str]]
+    results: Path, models: Iterable[str], cells: Mapping[Cell, Collection[str]]
 ) -> list[dict]:
     """Jobs of each stage, their wall and processor time in seconds, and the largest memory in MiB.
 
     Args:
         results: the folder of results.
         models: those of the run.
-        cells: (model, calibration, variant) of the run: jobs of other cells are left out. Of a job its last
-            execution counts; jobs of sources are counted whichever run they were for.
+        cells: cells of the run, and the names of their jobs: others are left out. Of a job its last execution
+            counts; jobs of sources are counted whichever run they were for.
 
     Returns:
         Dicts of "stage", "jobs", "wall", "cpu", "memory"; stages without a file are left out.
@@ -28,9 +50,13 @@ def stage_times(
     for model in models:
         folder = results / model / "benchmarks"
         for file in sorted(folder.rglob("*.tsv")):
-            stage, *names = file.relative_to(folder).with_suffix("").parts
-            if stage not in PER_CELL or (model, *names[:2]) in cells:
+            stage, *_ = file.relative_to(folder).with_suffix("").parts
+            if stage not in PER_CELL:
                 found.setdefault(stage, []).extend(_rows(file))
+    for cell, names in cells.items():
+        for file in benchmarks_of(results, cell, names):
+            stage = file.relative_to(results / cell.model / "benchmarks").parts[0]
+            found.setdefault(stage, []).extend(_rows(file))
     for file in sorted((results / "benchmarks").rglob("*.tsv")):
         stage = file.relative_to(results / "benchmarks").with_suffix("").parts[0]
         found.setdefault(stage, []).extend(_rows(file))

@@ -1,4 +1,5 @@
 from rac.artifacts import write_json, write_text
+from rac.matrix import Cell
 from rac.report import times
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -14,15 +15,21 @@ def test_stages_are_added_up_over_the_cells_of_the_run(tmp_path):
     job("tiny/benchmarks/compress/c4/half", 3, "-", "NA")
     job("tiny/benchmarks/compress/c4/other", 100)  # of another run
     job("tiny/benchmarks/generate/rac/half/sums", 7)
+    job("tiny/benchmarks/generate/rac/half/sums-1", 8)  # a shard's
+    job("tiny/benchmarks/generate/rac/half/sums-4x", 100)  # of another run
+    job("tiny/benchmarks/losses/rac/half/heldout+text", 9)
+    job("tiny/benchmarks/losses/rac/half/heldout+others", 100)
     job("tiny/benchmarks/model", 4)
     job("other/benchmarks/model", 100)
     job("benchmarks/dataset/sums", 1)
-    cells = {("tiny", "rac", "half"), ("tiny", "c4", "half")}
+    names = {"sums", "heldout+text"}
+    cells = {Cell("tiny", "rac", "half"): names, Cell("tiny", "c4", "half"): names}
     found = {row.pop("stage"): row for row in times.stage_times(tmp_path, ["tiny"], cells)}
     assert found["compress"] == {"jobs": 2, "wall": 5, "cpu": 1.5, "memory": 300}
     assert {stage: row["wall"] for stage, row in found.items()} == {
         "compress": 5,
-        "generate": 7,
+        "generate": 15,
+        "losses": 9,
         "model": 4,
         "dataset": 1,
     }
