@@ -83,7 +83,9 @@ def compress(
         parts = weigh(calibration, propagation.tokens(sequences))
     of_tokens = token_weights(itertools.chain.from_iterable(parts.values()))
     config = read_json(model / "config.json")
-    widths = _widths(config, variant) if variant.solver == "structured" else None
+    widths, unchanged = None, []
+    if variant.solver == "structured":
+        widths, unchanged = _widths(config, variant)
     located = weights.locate(model)
     for name in sorted(_names(scoped)):
         if f"{name}.weight" not in located:
@@ -121,7 +123,7 @@ def compress(
                 yield block.changed
 
         found: list[dict] = []
-        warnings: list[str] = []
+        warnings = list(unchanged)
         fitted: list[dict] = []
         removed: list[tuple[int, int]] = []
         with atomic_folder(output) as folder:
@@ -201,13 +203,14 @@ def _write_quantized_config(folder: Path, config: dict, asked: Quantize, ignore:
     write_json(folder / "config.json", config | {"quantization_config": said})
 
 
-def _widths(config: dict, variant: Variant) -> narrow.Widths:
-    """The widths that a structured variant leaves."""
-    share, projections = variant.sparsity_asked, variant.scope.projections
+def _widths(config: dict, variant: Variant) -> tuple[narrow.Widths, list[str]]:
+    """The widths that a structured variant leaves, and warnings of what it should narrow and does not."""
+    asked = variant.sparsity_asked, variant.scope.projections, variant.multiple
     try:
-        return narrow.widths(config, share, projections, variant.multiple)
+        widths = narrow.widths(config, *asked)
     except ValueError as error:
         raise RacError(f"solver structured: {error}") from None
+    return widths, narrow.kept_whole(config, widths, *asked)
 
 
 def _allocate(
