@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from rac import evopress, hessians, layers, owl, solvers, sources
 from rac.errors import RacError
 from rac.models import checkpoint
-from rac.models.skeleton import default_device
 from rac.variants import Allocation, Variant
 
 Patterns = dict[str, str]  # a layer's name → pattern, as `rac.solve` takes it
@@ -98,7 +97,7 @@ def by_evopress(
     Raises:
         RacError: no trace has a decode token, or a layer has no solution.
     """
-    device = default_device()
+    device = checkpoint.default_device()
     levels = evopress.grid(target, asked.step)
     read = [s for s in sources.read(traces) if len(s.token_ids) > max(s.prompt_length, 1)]
     if not read:
@@ -150,9 +149,10 @@ def _at_all_levels(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Weights of layers that share an input at every level, as a file holds them: level → weight."""
     found: dict[str, dict[str, torch.Tensor]] = {name: {} for name in stored}
+    device = checkpoint.default_device()
     pairs = {(name, level): stored[name].numel() for name in stored for level in levels}
     for batch in solvers.batches(pairs):
-        given = {name: stored[name].to(default_device(), torch.float32) for name, _ in batch}
+        given = {name: stored[name].to(device, torch.float32) for name, _ in batch}
         pruned = solvers.prune_all(
             [given[name] for name, _ in batch],
             prepared,

@@ -15,14 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rac import batching, memory, sources
 from rac.errors import RacError, one_line
-from rac.models.skeleton import (
-    decoder_blocks,
-    default_device,
-    load,
-    locate,
-    output_embedding,
-    skeleton,
-)
+from rac.models.checkpoint import default_device
+from rac.models.skeleton import decoder_blocks, load, locate, output_embedding, skeleton
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,12 +118,13 @@ def within_memory(run: Callable[[int], None], batch_tokens: int | None, longest:
     """Call `run` with the tokens of a batch, halved and again as long as the device's memory is short.
 
     Args:
-        run: what walks; it leaves nothing behind when it breaks off.
+        run: what walks; it leaves nothing behind when it breaks off, and begins anew. What it does
+            beside the walk may be what is short, and no fewer tokens help.
         batch_tokens: the first try; BATCH_TOKENS of the device without.
         longest: tokens of the longest sequence, which no batch can be smaller than.
 
     Raises:
-        RacError: memory is short for the longest sequence by itself.
+        RacError: memory is short with the longest sequence by itself.
     """
     tokens = batch_tokens or BATCH_TOKENS[default_device()]
     while True:
@@ -139,7 +134,7 @@ def within_memory(run: Callable[[int], None], batch_tokens: int | None, longest:
             line = one_line(error)
             if tokens <= longest:
                 raise RacError(
-                    f"memory is short for a sequence of {longest} tokens: {line}"
+                    f"memory is short with only a sequence of {longest} tokens at once: {line}"
                 ) from None
         tokens = max(tokens // 2, longest)
         memory.go_on(f"again with {tokens} tokens at once", line)

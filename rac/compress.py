@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
+
 from rac import allocation, blocks, compress_block, hessians, linear, propagation
 from rac.artifacts import atomic_folder, read_json, sha256_file, write_json, write_text
 from rac.calibration import Part, token_weights, weigh
 from rac.compress_block import Changed
 from rac.definitions import Calibration
-from rac.errors import RacError
+from rac.errors import RacError, one_line
 from rac.models import card, checkpoint, narrow, weights
 from rac.progress import progress
 from rac.propagation import Arrived
@@ -83,7 +85,9 @@ def compress(
         parts = weigh(calibration, propagation.tokens(sequences))
     of_tokens = token_weights(itertools.chain.from_iterable(parts.values()))
     config = read_json(model / "config.json")
-    widths = _widths(config, variant) if variant.solver == "structured" else None
+    widths, unchanged = None, list[str]()
+    if variant.solver == "structured":
+        widths, unchanged = _widths(config, variant)
     located = weights.locate(model)
     for name in sorted(_names(scoped)):
         if f"{name}.weight" not in located:
@@ -121,14 +125,17 @@ def compress(
                 yield block.changed
 
         found: list[dict] = []
-        warnings: list[str] = []
+        warnings = list(unchanged)
         fitted: list[dict] = []
         removed: list[tuple[int, int]] = []
         with atomic_folder(output) as folder:
             if variant.allocation and said is None:  # once, however often memory is short later
-                patterns, said = _allocate(
-                    model, located, scoped, terms, variant, sequences, dtype, folder
-                )
+                try:
+                    patterns, said = _allocate(
+                        model, located, scoped, terms, variant, sequences, dtype, folder
+                    )
+                except torch.OutOfMemoryError as error:  # no fewer tokens at once would help
+                    raise RacError(f"memory is short for 'allocation': {one_line(error)}") from None
             _copy(model, folder)
             with progress("compress", len(_names(scoped)), "layers") as done:
                 done(0)  # a block is a step
@@ -201,13 +208,14 @@ def _write_quantized_config(folder: Path, config: dict, asked: Quantize, ignore:
     write_json(folder / "config.json", config | {"quantization_config": said})
 
 
-def _widths(config: dict, variant: Variant) -> narrow.Widths:
-    """The widths that a structured variant leaves."""
-    share, projections = variant.sparsity_asked, variant.scope.projections
+def _widths(config: dict, variant: Variant) -> tuple[narrow.Widths, list[str]]:
+    """The widths that a structured variant leaves, and warnings of what it should narrow and does not."""
+    asked = variant.sparsity_asked, variant.scope.projections, variant.multiple
     try:
-        return narrow.widths(config, share, projections, variant.multiple)
+        widths = narrow.widths(config, *asked)
     except ValueError as error:
         raise RacError(f"solver structured: {error}") from None
+    return widths, narrow.kept_whole(config, widths, *asked)
 
 
 def _allocate(

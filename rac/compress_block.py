@@ -13,7 +13,7 @@ from rac import hessians, layers, propagation, smooth, solvers
 from rac.errors import RacError
 from rac.layers import Solved
 from rac.models import narrow, weights
-from rac.models.skeleton import default_device
+from rac.models.checkpoint import default_device
 from rac.propagation import Arrived, Weights
 from rac.reconstruct import reconstruct
 from rac.variants import Reconstruct, Variant
@@ -161,16 +161,18 @@ def _rounded(
             block.changed[f"{name}.weight"] = solved.stored
             entry = layers.entry(name, weights_of[name], solved, hessian, rounding, "")
             before = narrowed.get(name, {"seconds": 0.0, "warnings": [], "sparsity": 0.0})
+            warnings = before["warnings"]
             if columns is not None and whole is not None:  # of what the dense layer gives
                 full = dense[name].to(DEVICE, torch.float32)
                 placed = torch.zeros_like(full).index_copy(1, columns.to(DEVICE), solved.weight)
                 error = solvers.relative_error(full, placed, whole)
                 entry["relative_error"] = error if math.isfinite(error) else None
+                warnings = narrow.above_floor(name, error, result.floors[group["name"]])
             kept = {"kept_rows": entry["rows"], "kept_columns": entry["columns"]}
             entry |= kept | dict(zip(("rows", "columns"), dense[name].shape, strict=True))
             entry |= {
                 "sparsity": before["sparsity"],
-                "warnings": before["warnings"] + entry["warnings"],
+                "warnings": warnings + entry["warnings"],
                 "seconds": before["seconds"] + seconds,
             }
             entries.append(entry)

@@ -3,7 +3,7 @@
 docs/planning.md derives the formulas. Imports no torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rac.definitions import Source, Workload, source_parts
@@ -24,30 +24,36 @@ TOGETHER, STEP_TOKENS, SHARE = (
 )  # of vLLM 0.32: samples, tokens a step, GPU's memory
 DOUBLE = 2048  # of rac.solvers: columns up to which an error is worked out in float64
 SOLVED_TOGETHER = 2**25  # of rac.solvers: numbers of weights in one loop
-COLUMN_KERNELS = 5  # of rac.solvers.columns, started one after the other
 SLICE_KERNELS = 25  # of a slice of 128 columns that rac.solvers.kernel settles at once
+COLUMN_KERNELS = 8  # of a column that rac.solvers.columns settles by itself, as it rounds to FP8
+GROUP_KERNELS = 7  # a column's share of those that choose an n:m mask and settle m columns
 BLOCK_KERNELS = 40  # of a decoder block that decodes a token
 
 
 class Solver(NamedTuple):
-    """What a solver takes for a weight [r, c] and its Hessian [c, c]."""
+    """What a solver, or what rounds after it, takes for a weight [r, c] and its Hessian [c, c]."""
 
     prepares: int  # matrices [c, c] beside the Hessian and a copy, while it prepares it
     keeps: int  # matrices [c, c] beside the Hessian, while it solves
     weights: int  # matrices [r, c] in float32, with those that the error takes
     double: int  # the matrices [c, c] are float64 up to so many columns
     cubes: float  # FLOPs / c³
-    squares: float  # FLOPs / r c²
+    squares: float  # FLOPs / r c², the error's apart
 
 
 SOLVERS = {
-    "magnitude": Solver(0, 0, 10, 0, 0, 2),
-    "wanda": Solver(0, 0, 10, 0, 0, 3),
-    "sparsegpt": Solver(4, 1, 12, 4096, 1 / 3, 4),
-    "gptq": Solver(5, 1, 10, 4096, 1 / 3, 4),
-    "alps": Solver(5, 4, 13, 4096, 10, 140),  # 60 iterations
-    "structured": Solver(4, 3, 10, 8192, 4, 4),
+    "magnitude": Solver(0, 0, 10, 0, 0, 0),
+    "wanda": Solver(0, 0, 10, 0, 0, 0),
+    "sparsegpt": Solver(4, 1, 12, 4096, 1 / 3, 1),
+    "alps": Solver(5, 4, 13, 4096, 10, 137),  # 60 iterations
+    "structured": Solver(4, 3, 10, 8192, 4, 1),
+    "gptq": Solver(5, 1, 10, 4096, 1 / 3, 1),
+    "joint": Solver(0, 0, 14, 0, 0, 1),  # by the factor of sparsegpt
+    "rtn": Solver(0, 0, 10, 0, 0, 0),
 }
+LOOPS = ("sparsegpt", "gptq", "joint")  # those over columns
+ERROR = 3  # FLOPs / r c²: half of each product, of the weight, its error and its floor
+ROUNDED = 2  # matrices [r, c] in float32 that rounding takes more after pruning: what is pruned, and the mask
 
 
 class Device(NamedTuple):
@@ -191,13 +197,40 @@ def hessians(model: Shape, source: Source, trace: int, device: Device) -> Cost:
     )
 
 
-def solve(solver: str, columns: int, rows: int) -> float:
-    """Bytes that compressing weights takes at the peak, with them and the Hessian that they share."""
-    of = SOLVERS[solver]
-    item = 8 if columns <= of.double else 4
-    preparing = (8 + of.prepares * item) * columns**2 + 4 * rows * columns
-    solving = (4 + of.keeps * item) * columns**2 + of.weights * 4 * rows * columns
-    return max(preparing, solving)
+def steps(variant: Variant) -> list[str]:
+    """What is done to a layer, one after the other: rows of SOLVERS."""
+    pruning = [variant.solver] if variant.solver else []
+    return [*pruning, variant.quantize.method] if variant.quantize else [*pruning]
+
+
+def solve(done: Sequence[str], columns: int, rows: int, hessian: bool = True) -> float:
+    """Bytes that compressing weights takes at the peak, with them and the Hessian that they share.
+
+    Args:
+        done: of `steps`. What each keeps of the Hessian stays until all are done.
+        columns, rows: of the weights, rows of all that share a loop.
+        hessian: whether there is one.
+    """
+    held, peak = 0, 0.0
+    square, size = columns**2 if hessian else 0, rows * columns
+    for name in done:
+        of = SOLVERS[name]
+        item = 8 if columns <= of.double else 4
+        peak = max(peak, (8 + held + of.prepares * item) * square + 4 * size)
+        # A narrower layer is rounded when what narrowed it is gone, all but the whole Hessian.
+        held += 4 if name == "structured" and len(done) > 1 else of.keeps * item
+    weights = max(SOLVERS[name].weights for name in done) + (ROUNDED if len(done) > 1 else 0)
+    return max(peak, (4 + held) * square + weights * 4 * size)
+
+
+def kernels(step: str, variant: Variant) -> float:
+    """Kernels a column that a step starts one after the other on a GPU."""
+    if step not in LOOPS:
+        return 0.0
+    rounds = variant.quantize if step != "sparsegpt" else None
+    chooses = step != "gptq" and variant.pattern != "unstructured"
+    alone = COLUMN_KERNELS if rounds and rounds.scheme == "fp8" else SLICE_KERNELS / 128
+    return alone + (GROUP_KERNELS if chooses else 0)
 
 
 def batches(heights: Iterable[int], columns: int) -> list[int]:
@@ -224,23 +257,25 @@ def compress(
         sources: of the calibration → tokens of the longest sequence; for variants that run them again.
         trace: tokens of a trace that shares of zeros are searched on.
     """
-    solver = variant.solver or "gptq"
-    peak = flops = columns = 0.0
-    times = LEVELS + 1 if trace else 1
+    done = steps(variant)
+    passed = [(done, 1)]  # over the layers, and how often each weight is there
+    if trace:
+        passed.append((done[:1], LEVELS))
+    peak = flops = started = 0.0
     for group in model.groups:
-        loops = batches([rows for rows in group.layers for _ in range(times)], group.columns)
-        peak = max(peak, *(solve(solver, group.columns, rows) for rows in loops))
-        flops += SOLVERS[solver].cubes * group.columns**3 * (2 if trace else 1)
-        flops += SOLVERS[solver].squares * sum(group.layers) * group.columns**2 * times
-        columns += group.columns * len(loops)
+        columns, rows = group.columns, sum(group.layers)
+        flops += ERROR * rows * columns**2 if variant.needs_hessian else 0
+        for these, times in passed:
+            loops = batches([rows for rows in group.layers for _ in range(times)], columns)
+            for of_loop in loops:
+                peak = max(peak, solve(these, columns, of_loop, variant.needs_hessian))
+            for step in these:
+                flops += SOLVERS[step].cubes * columns**3
+                flops += SOLVERS[step].squares * rows * columns**2 * times
+                started += columns * len(loops) * kernels(step, variant)
     flops *= model.blocks
     seconds = flops / (device.float32_flops * device.compute_share)
-    if solver in ("sparsegpt", "gptq"):
-        by_slice = variant.pattern == "unstructured" and (
-            variant.quantize is None or variant.quantize.scheme != "fp8"
-        )
-        kernels = SLICE_KERNELS / 128 if by_slice else COLUMN_KERNELS
-        seconds += model.blocks * columns * kernels * device.launch
+    seconds += model.blocks * started * device.launch
     largest = max(group.columns for group in model.groups)
     squares = sum(group.columns**2 for group in model.groups)
     host = HOST + 4 * squares + 4 * largest**2 + model.vocabulary * model.hidden * model.item

@@ -77,10 +77,15 @@ class Columns(Strict):
     id: str | None = Field("id", description="what tells rows apart; null numbers them")
 
 
+Release = Literal[
+    "release_v1", "release_v2", "release_v3", "release_v4", "release_v5", "release_v6"
+]
+
+
 class LiveCodeBench(Strict):
     """Which of LiveCodeBench's problems: a number means nothing without both."""
 
-    release: str = Field(description="release_v1 to release_v6: the files that it is made of")
+    release: Release = Field(description="the files that it is made of")
     start: date = Field(description="the first contest date")
     end: date = Field(description="the first contest date that is too late")
 

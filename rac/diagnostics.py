@@ -14,7 +14,6 @@ from rac.errors import RacError
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import layer_weights
-from rac.models.skeleton import default_device
 from rac.progress import progress
 from rac.provenance import provenance, write_record
 from rac.solvers import relative_error
@@ -70,7 +69,7 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, dtype: str) -> lis
         RacError: an input is missing, damaged, of another model, or a weight is not a number.
     """
     groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
-    identity, device = checkpoints.identity(dense), default_device()
+    identity, device = checkpoints.identity(dense), checkpoints.default_device()
     terms = {
         part: hessians.terms(Calibration(sum={f"heldout.{part}": 1}), {"heldout": stored}, identity)
         for part in PARTS

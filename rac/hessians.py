@@ -58,9 +58,7 @@ def accumulate(
             the source has fewer sequences than shards.
     """
     checkpoint.check(model)
-    identity, metadata = checkpoint.identity(model), sources.read_metadata(sequences)
-    if metadata["model"] != identity:
-        raise RacError(f"{sequences} was made for another model than {model}; delete it")
+    metadata = sources.metadata_for(sequences, model)
     number, count = shard
     read = sources.read(sequences)
     if not 0 <= number < count or len(read) < count:
@@ -69,7 +67,7 @@ def accumulate(
     groups = linear.groups(skeleton(model, dtype))
     parts = source_parts(metadata["kind"])
     index = {
-        "model": identity,
+        "model": metadata["model"],
         "sequences": sha256_file(sequences),
         "kind": metadata["kind"],
         "dtype": dtype,

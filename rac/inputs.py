@@ -126,8 +126,9 @@ def add_outer_product(total: torch.Tensor, x: torch.Tensor) -> None:
     precision = torch.get_float32_matmul_precision()
     if is_exact:
         torch.set_float32_matmul_precision("high")
-    _add_below(total, x.float())
-    if is_exact:
+    try:
+        _add_below(total, x.float())
+    finally:  # memory may be short, and the stage goes on with less
         torch.set_float32_matmul_precision(precision)
 
 

@@ -57,8 +57,7 @@ def measure_losses(
     """
     identity = checkpoints.identity(dense)
     for file in (thoughts, text):
-        if sources.read_metadata(file)["model"] != identity:
-            raise RacError(f"{file} was made for another model than {dense}; delete it")
+        sources.metadata_for(file, dense)
     network = checkpoints.load_model(checkpoint, dtype)
     is_dense = checkpoint.resolve() == dense.resolve()
     reference = None if is_dense else checkpoints.load_model(dense, dtype)

@@ -13,7 +13,6 @@ from rac import blocks, sources
 from rac.definitions import source_parts
 from rac.errors import RacError
 from rac.inputs import Inputs, count_tokens, sum_inputs
-from rac.models import checkpoint
 
 Weights = dict[tuple[str, str], float]  # of a token, by source and part
 
@@ -48,9 +47,7 @@ def walk(
     """
     read = {}
     for source, file in files.items():
-        metadata = sources.read_metadata(file)
-        if metadata["model"] != checkpoint.identity(model):
-            raise RacError(f"{file} was made for another model than {model}; delete it")
+        metadata = sources.metadata_for(file, model)
         read[source] = sources.read(file), source_parts(metadata["kind"])
     walks = [
         blocks.walk(model, dtype, sequences, batch_tokens, spill) for sequences, _ in read.values()

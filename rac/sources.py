@@ -229,6 +229,18 @@ def read_metadata(path: Path) -> dict[str, str]:
             raise RacError(f"{path} is damaged: no source is named in it; delete it") from None
 
 
+def metadata_for(path: Path, model: Path) -> dict[str, str]:
+    """`read_metadata`, of a file that was written for the model in a folder.
+
+    Raises:
+        RacError: as there, or it was written for another model.
+    """
+    found = read_metadata(path)
+    if found["model"] != checkpoint.identity(model):
+        raise RacError(f"{path} was made for another model than {model}; delete it")
+    return found
+
+
 def _opened(path: Path):
     try:
         return safe_open(path, "pt")

@@ -463,6 +463,35 @@ def test_a_narrower_model_with_fewer_bits(tiny_model, tiny_hessians, tmp_path, q
             assert layers[name]["relative_error"] == pytest.approx(error, rel=1e-3)
 
 
+def test_rounding_what_is_left_may_be_worse_than_magnitude_and_is_told(
+    random_qwen2, save_model, write_sequences, tmp_path
+):
+    """Columns that hardly matter go at next to no cost, so that the rounding is all that is lost."""
+    model = random_qwen2()
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[:, ::3] *= 1e-3
+    folder = save_model(model, tmp_path / "model")
+    sequences = write_sequences(tmp_path / "s", folder, "traces", [60, 30])
+    hessians.accumulate(folder, sequences, "float32", tmp_path / "h")
+    definition = {"solver": "structured", "sparsity": 0.3, "multiple": 16}
+    definition["scope"] = {"projections": "mlp"}
+    stored, said = {"traces": tmp_path / "h"}, "above that of keeping the columns of largest norm"
+    plain = compress_by(definition, folder, stored, tmp_path / "plain")
+    assert plain["warnings"] == []
+    definition["quantize"] = {"scheme": "w4a16", "group": 16}
+    (warning,) = compress_by(definition, folder, stored, tmp_path / "out")["warnings"]
+    assert "layers.1.mlp.down_proj" in warning and said in warning
+
+
+def test_a_kind_that_no_share_is_removed_of_is_told(tiny_model, tiny_hessians, tmp_path):
+    definition = {"solver": "structured", "sparsity": 0.3, "multiple": 16}
+    record = compress_by(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    groups = read_json(tiny_model / "config.json")["num_key_value_heads"]
+    said = f"structured 0.3 of {groups} attention groups removes nothing: all are kept"
+    assert said in record["warnings"]
+    assert f"- warning: {said}" in (tmp_path / "out/README.md").read_text()
+
+
 def test_nothing_to_remove_is_one_line(tiny_model, tiny_hessians, tmp_path):
     definition = {"solver": "structured", "sparsity": 0.3, "scope": {"projections": "attention"}}
     with pytest.raises(RacError, match="removes nothing: ask for a larger share"):
@@ -584,6 +613,20 @@ def test_shares_of_zeros_differ_at_the_same_total(tiny_model, tiny_hessians, tmp
         )
         divergence = fitness((0,) * len(names), (0, 1, 2))
         assert divergence == pytest.approx(record["allocation"]["divergence"][-1], rel=1e-4)
+
+
+def test_memory_that_is_short_for_shares_of_zeros_is_one_line(
+    tiny_model, tiny_hessians, tmp_path, monkeypatch
+):
+    def short(*given):
+        raise torch.OutOfMemoryError("no memory for this")
+
+    monkeypatch.setattr(evopress, "evolve", short)
+    asked = {"method": "evopress", "source": "traces", "sequences": 3, "step": 0.1}
+    definition = {"allocation": asked, "propagation": "sequential"}
+    with pytest.raises(RacError, match="^memory is short for 'allocation': no memory for this$"):
+        compress_with_sequences(definition, tiny_model, tiny_hessians, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_smoothed_norms_and_weights_cancel(tiny_model, tiny_hessians, tmp_path):

@@ -72,6 +72,11 @@ def test_the_repository_s_schema_is_current():
         ("models/reasoner/sampling", {"temperature": 0}, "greater than 0 (found: 0)"),
         ("models/reasoner/sampling", {"top_p": 1.5}, "less than or equal to 1 (found: 1.5)"),
         ("models/m", {"hub": "a/b"}, "models.m: 'revision' (a commit) goes with 'hub'"),
+        (
+            "datasets/livecodebench/livecodebench/release",
+            "release_v7",
+            "datasets.livecodebench.livecodebench.release: 'release_v7' is not known; did you mean",
+        ),
         ("models/m", {"hub": "a/b", "revision": "main"}, "revision 'main' is not a commit"),
         (
             "sources/s",

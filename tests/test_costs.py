@@ -7,12 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from rac import costs, solvers
 from rac.costs import H100
 from rac.definitions import Source, Workload
 from rac.errors import RacError
+from rac.models import quantized
+from rac.solvers import columns as solvers_columns
+from rac.solvers import gptq
 from rac.variants import Variant
 
 MEDIUM = {
@@ -25,6 +29,8 @@ MEDIUM = {
     "tie_word_embeddings": False,
     "max_position_embeddings": 1024,
 }
+PRUNED = {"solver": "sparsegpt", "sparsity": [0.5]}
+METHODS = ("gptq", "rtn", "joint")
 
 
 def test_constants_are_those_of_the_stages():
@@ -95,14 +101,90 @@ def test_a_70b_is_compressed_on_one_gpu_of_80_gb(llama_70b):
     assert shape.weights == pytest.approx(70.55e9, rel=1e-3)
     source = Source(kind="traces", dataset="x", tokens=1_000_000, max_new_tokens=32768)
     assert costs.hessians(shape, source, 33_000, H100).device < 0.5 * H100.memory
-    for solver in costs.SOLVERS:
-        if solver == "gptq":
-            variant = Variant(quantize={"scheme": "w4a16"})
-        else:
-            variant = Variant(solver=solver, sparsity=[0.5])
+    pruned = ("magnitude", "wanda", "sparsegpt", "alps", "structured")
+    asked = [{"solver": solver, "sparsity": [0.5]} for solver in pruned]
+    rounded = [{"quantize": {"scheme": "w4a16", "method": name}} for name in ("gptq", "rtn")]
+    asked += rounded + [one | other for one in asked for other in rounded]
+    asked.append(PRUNED | {"quantize": {"scheme": "w4a16", "method": "joint"}})
+    variants = [Variant(**one) for one in asked]
+    assert {step for variant in variants for step in costs.steps(variant)} == set(costs.SOLVERS)
+    for variant in variants:
         assert costs.compress(shape, variant, H100).device < 0.5 * H100.memory
     # Its weights alone are 141 GB, so whatever runs the whole model needs more than one.
     assert costs.decode(shape, 64, 256, 32768, 64, H100).device > H100.memory
+
+
+@pytest.mark.parametrize("quantize", [{"scheme": "w4a16"}, {"scheme": "w4a16", "method": "joint"}])
+def test_rounding_is_planned_on_top_of_pruning(llama_70b, quantize):
+    shape = costs.shape(llama_70b, "bfloat16")
+    alone, rounded, both = (
+        costs.compress(shape, Variant(**asked), H100)
+        for asked in (PRUNED, {"quantize": {"scheme": "w4a16"}}, PRUNED | {"quantize": quantize})
+    )
+    assert both.device > alone.device
+    assert both.flops > alone.flops and both.seconds > alone.seconds
+    if "method" not in quantize:  # two factors and two loops, and one look at the errors
+        errors = sum(costs.ERROR * sum(g.layers) * g.columns**2 for g in shape.groups)
+        assert both.flops == pytest.approx(alone.flops + rounded.flops - errors * shape.blocks)
+        factor = min(4 * group.columns**2 for group in shape.groups)
+        assert both.device >= max(alone.device, rounded.device) + factor
+
+
+def test_rounding_to_the_nearest_takes_no_hessian(llama_70b):
+    shape = costs.shape(llama_70b, "bfloat16")
+    nearest = Variant(quantize={"scheme": "w4a16", "method": "rtn"})
+    cost = costs.compress(shape, nearest, H100)
+    assert cost.flops == cost.seconds == 0
+    assert cost.device < costs.compress(shape, Variant(quantize={"scheme": "w4a16"}), H100).device
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that compute or copy: what would be a kernel on a GPU."""
+
+    VIEWS = {
+        *("slice", "select", "view", "t", "transpose", "expand", "split", "detach", "alias"),
+        *("unsqueeze", "as_strided", "diagonal", "permute", "empty", "empty_like", "unbind"),
+        *("new_empty", "squeeze", "_unsafe_view", "split_with_sizes"),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.__name__.partition(".")[0] not in self.VIEWS
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        PRUNED,
+        {"solver": "sparsegpt", "pattern": "2:4"},
+        {"solver": "sparsegpt", "pattern": "4:8"},
+        {"quantize": {"scheme": "w4a16"}},
+        {"quantize": {"scheme": "fp8"}},
+    ],
+)
+def test_kernels_of_a_column(monkeypatch, asked):
+    """Operations of the loop, with one in the place of each call of the Triton kernel."""
+    variant, columns = Variant(**asked), 512
+    (step,) = costs.steps(variant)
+    if variant.quantize is None or variant.quantize.scheme != "fp8":
+        monkeypatch.setattr(
+            solvers_columns, "settle_one_by_one", lambda c, e, *_: torch.neg(c, out=e)
+        )
+        monkeypatch.setattr(solvers_columns, "INNER", (128,))
+    weight, x = torch.randn(64, columns), torch.randn(2 * columns, columns)
+    prepared = solvers.prepare(x.T @ x, step)
+    pattern = variant.pattern if ":" in variant.pattern else "unstructured 0.5"
+    with Launches() as launches:
+        if step == "sparsegpt":
+            solvers.prune(weight, prepared, pattern, step)
+        else:
+            grid = quantized.grid(variant.quantize.scheme, 128)
+            gptq.quantize(weight, prepared, grid, torch.bfloat16)
+    assert costs.kernels(step, variant) == pytest.approx(launches.count / columns, abs=0.3)
 
 
 # ---- measured peaks: how far a process grows beyond what an equal, small job left it with
@@ -184,14 +266,24 @@ def job(rows, columns):
         solvers.relative_error(weight, pruned.weight, hessian)
 growth(job, (64, 128), ({rows}, {columns}))
 """)
-    _check(costs.solve(solver, columns, rows), measured)
+    _check(costs.solve([solver], columns, rows), measured)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("columns", [768, 2048])
 @pytest.mark.parametrize(
-    "variant", [{"solver": "sparsegpt", "sparsity": [0.5]}, {"quantize": {"scheme": "w8a8"}}]
+    "variant",
+    [
+        PRUNED,
+        {"quantize": {"scheme": "w8a8"}},
+        {"quantize": {"scheme": "w8a8", "method": "rtn"}},
+        *(PRUNED | {"quantize": {"scheme": "w4a16", "method": name}} for name in METHODS),
+    ],
 )
-def test_peak_of_layers_that_share_a_loop(variant):
+def test_peak_of_layers_that_share_a_loop(variant, columns):
+    """Pruned, rounded, and both: then two factors are there at once."""
+    asked = Variant(**variant)
+    rows = 2048 * 768 // columns
     measured = _growth(f"""
 from rac import layers
 from rac.variants import Variant
@@ -201,11 +293,15 @@ def job(rows, columns):
     del x
     weights = {{name: torch.randn(rows, columns) for name in ("gate", "up")}}
     variant, patterns = Variant(**{variant!r}), dict.fromkeys(weights, "unstructured 0.5")
+    hessian = hessian if variant.needs_hessian else None
     for name, solved, _ in layers.solve(weights, hessian, variant, patterns, torch.bfloat16):
         layers.entry(name, weights[name], solved, hessian, variant, "unstructured 0.5")
-growth(job, (64, 128), (2048, 768))
+growth(job, (64, 128), {(rows, columns)})
 """)
-    _check(costs.solve(variant.get("solver", "gptq"), 768, 4096), measured)
+    if not asked.needs_hessian:
+        measured -= 4 * columns**2  # made above all the same
+    planned = costs.solve(costs.steps(asked), columns, 2 * rows, asked.needs_hessian)
+    _check(planned, measured)
 
 
 @pytest.mark.slow

@@ -356,6 +356,8 @@ def test_a_batch_that_memory_is_short_for_is_halved(
             found = load_file(tmp_path / "h" / file.name)[key]
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     limit = 10
-    with pytest.raises(RacError, match="memory is short for a sequence of 64 tokens: no memory"):
+    with pytest.raises(
+        RacError, match="short with only a sequence of 64 tokens at once: no memory"
+    ):
         hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "i", batch_tokens=400)
     assert asked[3:] == [400, 200, 100, 64] and not (tmp_path / "i").exists()

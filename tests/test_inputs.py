@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -35,6 +37,18 @@ def test_only_half_of_the_product_is_computed():
 def test_precision_is_left_as_it_was():
     torch.set_float32_matmul_precision("highest")
     add_outer_product(torch.zeros(4, 4), torch.ones(2, 4, dtype=torch.bfloat16))
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_precision_is_left_as_it_was_when_memory_is_short():
+    def short():
+        assert torch.get_float32_matmul_precision() == "high"
+        raise torch.OutOfMemoryError("no memory for this")
+
+    torch.set_float32_matmul_precision("highest")
+    on_gpu = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16, float=short)
+    with pytest.raises(torch.OutOfMemoryError):
+        add_outer_product(torch.zeros(4, 4), on_gpu)
     assert torch.get_float32_matmul_precision() == "highest"
 
 

@@ -19,7 +19,7 @@ def read(dataset: Dataset, name: str) -> tuple[Reader, dict]:
     """
     assert dataset.hub and dataset.revision
     key, window = f"datasets.{name}", dataset.livecodebench
-    files = list(livecodebench.files(window.release, name)) if window else dataset.files or []
+    files = list(livecodebench.files(window.release)) if window else dataset.files or []
     instead = f"without a network, give the rows as a file: {key}.path"
     wanted_files = [*files, "README.md"]
     folder = hub.fetch(dataset.hub, dataset.revision, wanted_files, "dataset", key, instead)

@@ -5,26 +5,21 @@ A number on LiveCodeBench means nothing without both, so every row carries `rele
 
 from collections.abc import Iterable, Iterator
 from datetime import date
+from typing import get_args
 
 from rac.datasets.files import Wanted
+from rac.definitions import Release
 from rac.errors import RacError
 
 # Each release adds a file to those before it. The hub's own loader is a script, which no current
 # version of `datasets` runs.
 FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
 MARKS = ("release", "window", "date")  # of every row
-RELEASES = {f"release_v{n}": FILES[:n] for n in range(1, len(FILES) + 1)}
 
 
-def files(release: str, name: str) -> tuple[str, ...]:
-    """The files of livecodebench/code_generation_lite that make up a release.
-
-    Raises:
-        RacError: there is no such release.
-    """
-    if release not in RELEASES:
-        raise RacError(f"datasets.{name}.release: '{release}' is none of {', '.join(RELEASES)}")
-    return RELEASES[release]
+def files(release: Release) -> tuple[str, ...]:
+    """The files of livecodebench/code_generation_lite that make up a release."""
+    return FILES[: get_args(Release).index(release) + 1]
 
 
 def wanted(columns: Wanted) -> Wanted:

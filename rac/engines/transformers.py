@@ -136,7 +136,7 @@ def generate(
         stop: token ids that end a completion.
         prompts: token ids, one list a sample.
         seeds: one a sample; the sampled tokens hang on it.
-        sampling: temperature and top_p.
+        sampling: temperature, top_p and top_k.
         max_new_tokens: where a completion is cut (finish reason "length").
         progress: called with the number of tokens sampled at each step.
 

@@ -145,7 +145,14 @@ def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
         if report.get(what):
             first = sorted(map(str, report[what]))[0]
             raise RacError(f"the weights in {folder} do not fit its config.json: {what} {first}, …")
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval().to(default_device())
+
+
+def default_device() -> str:
+    """The first GPU, or the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

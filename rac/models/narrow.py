@@ -32,6 +32,7 @@ class Narrowed(NamedTuple):
     tensors: dict[str, torch.Tensor]  # by the stored tensors' names, in their dtypes, on the CPU
     layers: list[dict]  # an entry a changed layer, as compression.json has them, with `warnings`
     columns: dict[str, torch.Tensor]  # of the layers that lost some: those that are kept
+    floors: dict[str, float]  # of these, the errors of keeping the columns of largest norm
     removed: tuple[int, int]  # numbers that went, and how many of them were not zero
 
 
@@ -73,13 +74,29 @@ def widths(config: dict, share: float, projections: str, multiple: int) -> Width
         )
         kv_heads = next(allowed, None)
     if mlp is None and kv_heads is None:
-        whole = {
-            "mlp": f"{shape.neurons} neurons in multiples of {multiple}",
-            "attention": f"{shape.kv_heads} attention groups",
-        }
-        asked = " or ".join(what for kind, what in whole.items() if projections in ("all", kind))
+        asked = " or ".join(_kept_whole(shape, Widths(None, None), projections, multiple))
         raise ValueError(f"structured {share:g} of {asked} removes nothing: ask for a larger share")
     return Widths(mlp, kv_heads)
+
+
+def kept_whole(
+    config: dict, widths: Widths, share: float, projections: str, multiple: int
+) -> list[str]:
+    """A warning for each kind that was asked for and that `widths` leaves as it is; arguments as there."""
+    kept = _kept_whole(_shape(config), widths, projections, multiple)
+    return [f"structured {share:g} of {what} removes nothing: all are kept" for what in kept]
+
+
+def _kept_whole(shape: _Shape, widths: Widths, projections: str, multiple: int) -> list[str]:
+    whole = {
+        "mlp": (widths.mlp, f"{shape.neurons} neurons in multiples of {multiple}"),
+        "attention": (widths.kv_heads, f"{shape.kv_heads} attention groups"),
+    }
+    return [
+        what
+        for kind, (width, what) in whole.items()
+        if width is None and projections in ("all", kind)
+    ]
 
 
 def narrowed(config: dict, widths: Widths) -> dict:
@@ -128,6 +145,7 @@ def block(
     """
     tensors: dict[str, torch.Tensor] = {}
     columns: dict[str, torch.Tensor] = {}
+    floors: dict[str, float] = {}
     entries = []
     removed = [0, 0]
 
@@ -142,7 +160,7 @@ def block(
         if name not in hessians:
             raise ValueError(f"there is no Hessian of {name}")
         try:
-            kept, weight, solved = _solve(name, dense, hessians[name], part, damping)
+            kept, weight, solved, floors[name] = _solve(name, dense, hessians[name], part, damping)
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
         for projection, rows in part.inputs.items():
@@ -157,7 +175,7 @@ def block(
         replace(f"{name}.weight", dense, weight)
         columns[name] = _places(kept, part.unit)
         entries.append(_entry(name, dense, weight) | solved)
-    return Narrowed(tensors, entries, columns, (removed[0], removed[1]))
+    return Narrowed(tensors, entries, columns, floors, (removed[0], removed[1]))
 
 
 class _Part(NamedTuple):
@@ -184,8 +202,8 @@ def _parts(shape: _Shape, widths: Widths) -> list[_Part]:
 
 def _solve(
     name: str, dense: torch.Tensor, hessian: torch.Tensor, part: _Part, damping: float
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """The units kept, the weight in the dense dtype, and what compression.json says of them."""
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any], float]:
+    """The units kept, the weight in the dense dtype, what compression.json says of them, and the floor."""
     full = dense.to(hessian.device, torch.float32)
     prepared = structured.prepare(hessian, damping=damping)
     kept, refitted, damping = structured.remove(full, prepared, part.unit, part.keep)
@@ -196,15 +214,20 @@ def _solve(
     energy = solvers.energy(full, hessian)
     error = solvers.lost_share(full, whole, hessian, energy)
     largest = structured.by_magnitude(full, part.unit, part.keep)
-    magnitude = solvers.lost_share(full, full * largest, hessian, energy)
-    warnings = []
-    if error > magnitude:
-        warnings.append(
-            f"{name}: relative error {error:.4g} is above that of keeping the columns of largest "
-            f"norm, {magnitude:.4g}"
-        )
+    floor = solvers.lost_share(full, full * largest, hessian, energy)
+    warnings = above_floor(name, error, floor)
     solved = {"relative_error": error, "damping": damping, "warnings": warnings}
-    return kept.cpu(), weight.cpu(), solved
+    return kept.cpu(), weight.cpu(), solved, floor
+
+
+def above_floor(name: str, error: float, floor: float) -> list[str]:
+    """A warning where keeping the columns of largest norm would do better than what a layer lost."""
+    if error <= floor:
+        return []
+    return [
+        f"{name}: relative error {error:.4g} is above that of keeping the columns of largest norm, "
+        f"{floor:.4g}"
+    ]
 
 
 def _entry(name: str, dense: torch.Tensor, weight: torch.Tensor) -> dict[str, Any]:

@@ -74,19 +74,15 @@ def decompress(
     return compressor.decompress(stored | {"weight_scale": scale}, scheme)["weight"]
 
 
-def quantization_config(
-    scheme: str, group: int, ignore: list[str], head: str | None = None
-) -> dict:
+def quantization_config(scheme: str, group: int, ignore: list[str]) -> dict:
     """The `quantization_config` of config.json.
 
     Args:
         scheme, group: as `grid`.
         ignore: names of all the linear layers that stay dense, the output embedding's too.
-        head: name of the output embedding if it is quantized: to vLLM it is no `Linear`.
     """
-    targets = ["Linear", head] if head else ["Linear"]
     return QuantizationConfig(
-        config_groups={"group_0": _scheme(scheme, group, targets)},
+        config_groups={"group_0": _scheme(scheme, group, ["Linear"])},
         format=SCHEMES[scheme][1],
         quantization_status=QuantizationStatus.COMPRESSED,
         ignore=ignore,

@@ -9,6 +9,7 @@ from torch import nn
 
 from rac.errors import RacError, one_line
 from rac.models import weights
+from rac.models.checkpoint import default_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,11 +84,6 @@ def output_embedding(network: "PreTrainedModel") -> nn.Linear | None:
     """The linear layer that makes logits, if the model has one."""
     head = network.get_output_embeddings()
     return head if isinstance(head, nn.Linear) else None
-
-
-def default_device() -> str:
-    """The first GPU, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def locate(network: "PreTrainedModel", model: Path) -> dict[str, tuple[Path, str]]:

@@ -1,8 +1,10 @@
 from datetime import date
+from typing import get_args
 
 import pytest
 
-from rac.datasets.livecodebench import MARKS, files, select
+from rac.datasets.livecodebench import FILES, MARKS, files, select
+from rac.definitions import Release
 from rac.errors import RacError
 
 ROWS = [
@@ -14,10 +16,10 @@ ROWS = [
 
 
 def test_a_release_is_all_files_up_to_its_own():
-    assert files("release_v1", "lcb") == ("test.jsonl",)
-    assert files("release_v5", "lcb")[-1] == "test5.jsonl" and len(files("release_v5", "lcb")) == 5
-    with pytest.raises(RacError, match=r"datasets.lcb.release: 'v5' is none of release_v1, "):
-        files("v5", "lcb")
+    assert files("release_v1") == ("test.jsonl",)
+    assert files("release_v5")[-1] == "test5.jsonl" and len(files("release_v5")) == 5
+    assert [len(files(release)) for release in get_args(Release)] == [1, 2, 3, 4, 5, 6]
+    assert files(get_args(Release)[-1]) == FILES
 
 
 def test_the_window_takes_its_first_day_and_not_its_last():

@@ -252,6 +252,22 @@ def test_widths_that_are_refused(config, share, projections, multiple, message):
         narrow.widths(config, share, projections, multiple)
 
 
+@pytest.mark.parametrize(
+    ("config", "share", "projections", "multiple", "kept"),
+    [
+        (LLAMA_8B, 0.25, "all", 128, ["0.25 of 8 attention groups"]),
+        (LLAMA_8B, 0.25, "mlp", 128, []),
+        (LLAMA_8B, 0.6, "all", 128, []),
+        (QWEN_1B, 0.5, "all", 8960, ["0.5 of 8960 neurons in multiples of 8960"]),
+        (QWEN_1B, 0.5, "attention", 8960, []),
+    ],
+)
+def test_what_is_kept_whole_is_told(config, share, projections, multiple, kept):
+    asked = share, projections, multiple
+    told = narrow.kept_whole(config, narrow.widths(config, *asked), *asked)
+    assert told == [f"structured {what} removes nothing: all are kept" for what in kept]
+
+
 def test_configuration():
     assert narrow.narrowed(QWEN_1B, Widths(6784, None)) == QWEN_1B | {"intermediate_size": 6784}
     assert narrow.narrowed(QWEN_1B, Widths(None, 1)) == QWEN_1B | {

@@ -96,8 +96,6 @@ def test_configuration_is_plain_and_says_what_was_asked(scheme):
     assert "sparsity_config" not in values
     (group,) = values["config_groups"].values()
     assert group["targets"] == ["Linear"]
-    with_head = quantized.quantization_config(scheme, 64, [], "lm_head")
-    assert with_head["config_groups"]["group_0"]["targets"] == ["Linear", "lm_head"]
     assert group["weights"]["group_size"] == (64 if scheme == "w4a16" else None)
     assert (group["input_activations"] is None) == (scheme == "w4a16")
     assert QuantizationConfig.model_validate(values).model_dump(mode="json") == values
@@ -118,7 +116,6 @@ def quantize_folder(dense, folder, scheme, dtype, keep=("lm_head",)):
     groups = json.loads((dense / "model.json").read_text())["linear_groups"]
     layers = [name for group in groups for name in group["layers"]]
     ignore = [name for name in layers if name in keep]
-    head = None if "lm_head" in keep else "lm_head"
     grid, replaced, exact = quantized.grid(scheme, GROUP), {}, {}
     for name in sorted(set(layers) - set(ignore)):
         weight = weights.read(located[f"{name}.weight"], f"{name}.weight").float()
@@ -128,7 +125,7 @@ def quantize_folder(dense, folder, scheme, dtype, keep=("lm_head",)):
     folder.mkdir()
     weights.rewrite(dense, folder, [replaced])
     config = json.loads((dense / "config.json").read_text())
-    config["quantization_config"] = quantized.quantization_config(scheme, GROUP, ignore, head)
+    config["quantization_config"] = quantized.quantization_config(scheme, GROUP, ignore)
     (folder / "config.json").write_text(json.dumps(config))
     return exact
 
@@ -167,7 +164,7 @@ MLP = tuple(f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up", "down")
 
 
 @pytest.mark.parametrize("scheme", quantized.SCHEMES)
-@pytest.mark.parametrize("keep", [("lm_head",), (*MLP, "lm_head"), ()])
+@pytest.mark.parametrize("keep", [("lm_head",), (*MLP, "lm_head")])
 def test_transformers_computes_with_codes_times_scales(untied, tmp_path, scheme, keep):
     exact = quantize_folder(untied, tmp_path / "quantized", scheme, torch.float32, keep)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "quantized")  # as anybody would
