@@ -85,7 +85,8 @@ def compress(
         parts = weigh(calibration, propagation.tokens(sequences))
     of_tokens = token_weights(itertools.chain.from_iterable(parts.values()))
     config = read_json(model / "config.json")
-    widths, unchanged = None, list[str]()
+    widths: narrow.Widths | None = None
+    unchanged: list[str] = []
     if variant.solver == "structured":
         widths, unchanged = _widths(config, variant)
     located = weights.locate(model)

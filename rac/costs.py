@@ -53,6 +53,7 @@ SOLVERS = {
 }
 LOOPS = ("sparsegpt", "gptq", "joint")  # those over columns
 ERROR = 3  # FLOPs / r c²: half of each product, of the weight, its error and its floor
+JUDGED = 6  # matrices [r, c] in float32 that only the errors take
 ROUNDED = 2  # matrices [r, c] in float32 that rounding takes more after pruning: what is pruned, and the mask
 
 
@@ -220,6 +221,7 @@ def solve(done: Sequence[str], columns: int, rows: int, hessian: bool = True) ->
         # A narrower layer is rounded when what narrowed it is gone, all but the whole Hessian.
         held += 4 if name == "structured" and len(done) > 1 else of.keeps * item
     weights = max(SOLVERS[name].weights for name in done) + (ROUNDED if len(done) > 1 else 0)
+    weights -= 0 if hessian else JUDGED
     return max(peak, (4 + held) * square + weights * 4 * size)
 
 

@@ -275,6 +275,7 @@ growth(job, (64, 128), ({rows}, {columns}))
     "variant",
     [
         PRUNED,
+        {"solver": "magnitude", "sparsity": [0.5]},
         {"quantize": {"scheme": "w8a8"}},
         {"quantize": {"scheme": "w8a8", "method": "rtn"}},
         *(PRUNED | {"quantize": {"scheme": "w4a16", "method": name}} for name in METHODS),
