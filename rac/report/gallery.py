@@ -23,7 +23,7 @@ COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, wha
                 "seconds to generate",
                 False,
                 False,
-                "time to generate all samples beside whatever else the machine did",
+                "time to generate all samples (also while the machine did other work)",
             ),
             (
                 "joules_generate",
@@ -75,7 +75,8 @@ def of_eval(
     """The claim, the price of rambling and accuracy for money of one (model, eval).
 
     Args:
-        rows: of the summary, with `money.kinds` as column "kind".
+        rows: of the summary, with `money.kinds` as column "kind", and the range of the dense model's memory
+            as `dense_memory_low` and `dense_memory_high`.
         differences: of `tidy.against`.
         samples: of `lengths.lengths`, at the variant that is shown closely.
         budgets: rows of budgets.csv of the same cells.
@@ -151,11 +152,14 @@ def of_eval(
 
 def _memory(rows: pd.DataFrame) -> str:
     """How far measurements of the dense model's memory lie apart, and what is measured."""
-    dense = rows["peak_memory_bytes_dense"].dropna() / 2**20
-    return (
-        f" The dense model’s own was {dense.min():,.1f} to {dense.max():,.1f} MiB, measured anew beside each "
-        "of the others: differences no wider than that say nothing. On a CPU it is how far the process "
-        "grew, which hangs on what it held before; on a GPU, what torch allocated."
+    low, high = (rows[f"dense_memory_{end}"].iloc[0] / 2**20 for end in ("low", "high"))
+    apart = (
+        f" The dense model’s own was {low:,.1f} to {high:,.1f} MiB, measured anew beside each of the others: "
+        "differences no wider than that say nothing."
+    )
+    return (apart if low < high else "") + (
+        " On a CPU it is how far the process grew, which hangs on what it held before; on a GPU, what torch "
+        "allocated."
     )
 
 

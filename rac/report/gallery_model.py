@@ -130,7 +130,7 @@ def _by_token(
         f"positions-{model}",
         frame,
         mechanism.positions(frame, styles),
-        f"{model}, {variant}: relative error of layer outputs on held-out problems, mean over layers, "
+        f"{model}, {variant}: relative error of layer outputs on held-out problems, mean over layers and "
         f"problems{_together(tokens, mechanism.BINS)}, against the place of the token; dashed: where the "
         "prompt ends.",
         " ".join(

@@ -83,7 +83,13 @@ def report(
         RacError: a file is damaged.
     """
     rows, compared, cut = tidy.read(summary), tidy.read(comparisons), tidy.read(budgets)
-    rows = rows.assign(kind=money.kinds(rows), missing=tidy.absent(rows))
+    memory = rows.groupby("model")["peak_memory_bytes_dense"]  # measured beside each cell
+    rows = rows.assign(
+        kind=money.kinds(rows),
+        missing=tidy.absent(rows),
+        dense_memory_low=memory.transform("min"),
+        dense_memory_high=memory.transform("max"),
+    )
     styles = style.styles(rows["calibration"])
     missing: list[str] = []
     evals = [

@@ -374,8 +374,8 @@ def test_each_eval_has_its_own_subject(made, tmp_path):
         ]
         of_eval = made.run(tmp_path, cells, name=name)
         run = of_eval if run is None else {kind: run[kind] + of_eval[kind] for kind in run}
-    for kind in ("diagnostics", "losses"):
-        run[kind] = list({one["path"]: one for one in run[kind]}.values())
+    for kind, file in (("diagnostics", "path"), ("losses", "tokens")):
+        run[kind] = list({one[file]: one for one in run[kind]}.values())
     run["overlaps"] = run["overlaps"][1:]
     config = {
         "run": "try",
