@@ -284,8 +284,7 @@ def report_cells(config: Config) -> dict[str, list[dict]]:
             if row["diagnostics"]
         ],
         "losses": [
-            {key: row[key] for key in keys[:3]}
-            | {"path": row["losses"], "tokens": token_file(row["losses"])}
+            {key: row[key] for key in keys[:3]} | {"tokens": token_file(row["losses"])}
             for row in once
             if row["losses"]
         ],
@@ -325,7 +324,7 @@ def report_files(config: Config) -> list[str]:
     """Every file that the page is made from, beside the table."""
     cells = report_cells(config)
     files = [row["path"] for row in cells["diagnostics"]]
-    files += [row[key] for row in cells["losses"] for key in ("path", "tokens")]
+    files += [row["tokens"] for row in cells["losses"]]
     files += [row["path"] for row in cells["overlaps"]]
     files += [row[key] for row in cells["generations"] for key in ANSWER_FILES]
     files += [os.path.dirname(row["index"]) for row in cells["sources"]]

@@ -155,46 +155,35 @@ def dots(
         return Picture(figure, tips)
 
 
-def calibrations(
-    frame: pd.DataFrame,
-    dense: pd.DataFrame,
-    value: str,
-    label: str,
-    style: dict[str, Style],
-    share: bool = False,
-) -> Picture:
-    """`value` of one variant, a row a calibration, with 95 % intervals; dense a band.
+def calibrations(frame: pd.DataFrame, dense: pd.DataFrame, style: dict[str, Style]) -> Picture:
+    """Accuracy of one variant, a row a calibration, with 95 % intervals; dense a band.
 
     Args:
         frame: of `tidy.measured`, of one variant.
         dense: the same of the dense model; it may be empty.
-        value: the column to draw.
-        label: of the horizontal axis.
         style: of `styles`.
-        share: the value is a share, shown in %.
     """
     tips: dict[str, list[str]] = {}
     with rc_context(RC):
         figure = Figure(figsize=(SIZE[0], max(1.6, 0.24 * len(frame) + 0.9)))
         axes = figure.add_subplot()
-        _dense_band(axes, dense, value, vertical=True)
+        _dense_band(axes, dense, "accuracy", vertical=True)
         for i, calibration in enumerate(frame["calibration"]):
             point = frame.iloc[[i]]
             series(
-                *(axes, tips, texts(point, value, share), point[value], [-i]),
-                xerr=bars(point, value),
+                *(axes, tips, texts(point, "accuracy", True), point["accuracy"], [-i]),
+                xerr=bars(point, "accuracy"),
                 color=style[calibration].colour,
                 marker=style[calibration].marker,
                 linestyle="none",
             )
-            _edges(axes, point[value], [-i], style[calibration], "y")
+            _edges(axes, point["accuracy"], [-i], style[calibration], "y")
         axes.set_yticks([-i for i in range(len(frame))], frame["calibration"])
         axes.set_ylim(-len(frame) + 0.4, 0.6)
         axes.grid(False, axis="y")
-        if share:
-            axes.set_xlim(-0.03, 1.03)
-            axes.xaxis.set_major_formatter(percent_tick)
-        axes.set_xlabel(label)
+        axes.set_xlim(-0.03, 1.03)
+        axes.xaxis.set_major_formatter(percent_tick)
+        axes.set_xlabel("accuracy")
         legend(axes)
         return Picture(figure, tips)
 

@@ -13,7 +13,7 @@ BARS = "with 95 % intervals over problems; dashed: dense"
 PRINTED = "printed in the paper, as secondary sources have it"
 COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, what it is
     ("claim", "accuracy", "accuracy", True, False, "accuracy"),
-    ("outside", "loss", "nats", False, False, "loss a text"),
+    ("outside", "loss", "nats a token", False, False, "loss in nats a token"),
     *(
         ("rambling", *rest)
         for rest in (
@@ -23,21 +23,21 @@ COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, wha
                 "seconds to generate",
                 False,
                 False,
-                "time to generate all samples, whatever else the machine did,",
+                "time to generate all samples (also while the machine did other work)",
             ),
             (
                 "joules_generate",
                 "joules to generate",
                 False,
                 False,
-                "energy to generate all samples, as the machine’s counters have it,",
+                "energy to generate all samples by the machine’s counters",
             ),
             (
                 "unfinished",
                 "unfinished samples",
                 True,
                 False,
-                "samples cut, or with an open thought,",
+                "samples that were cut or left a thought open",
             ),
             ("looping", "looping samples", True, False, "samples that ended in a loop"),
             (
@@ -50,11 +50,18 @@ COLUMNS = (  # of an eval: topic, column, label, is a share, is logarithmic, wha
         )
     ),
 )
-COSTS = (  # column, label, scale, more is better, what it is
-    ("tokens_per_second_batch", "tokens a second", 1, True, "tokens a second of the larger batch"),
-    ("milliseconds_1", "ms a token, one by one", 1, False, "milliseconds a token at batch 1"),
-    ("peak_memory_bytes", "peak memory, MiB", 2**-20, False, "peak memory"),
-    ("bytes_on_disk", "bytes on disk, MiB", 2**-20, False, "size on disk"),
+COSTS = (  # column, label, scale, more is better, only narrower models have less of it, what it is
+    (
+        *("tokens_per_second_batch", "tokens a second", 1, True, True),
+        "tokens a second of the larger batch",
+    ),
+    ("milliseconds_1", "ms a token, one by one", 1, False, True, "milliseconds a token at batch 1"),
+    ("peak_memory_bytes", "peak memory, MiB", 2**-20, False, False, "peak memory"),
+    ("bytes_on_disk", "bytes on disk, MiB", 2**-20, False, False, "size on disk"),
+)
+SPEED = (
+    " A speed is the dense model’s times the speed-up that was measured in turn with it. Zeros and fewer "
+    "bits save no time here (the table below): for the front such a cell is no faster than the dense model."
 )
 
 
@@ -68,7 +75,8 @@ def of_eval(
     """The claim, the price of rambling and accuracy for money of one (model, eval).
 
     Args:
-        rows: of the summary.
+        rows: of the summary, with `money.kinds` as column "kind", and the range of the dense model's memory
+            as `dense_memory_low` and `dense_memory_high`.
         differences: of `tidy.against`.
         samples: of `lengths.lengths`, at the variant that is shown closely.
         budgets: rows of budgets.csv of the same cells.
@@ -78,6 +86,8 @@ def of_eval(
     where, title = f"{model}-{name}", f"{model}, {name}"
     general = not tidy.samples(rows)
     for topic, value, label, share, log, what in COLUMNS:
+        if general and topic == "rambling":  # nothing is written
+            continue
         topic = "outside" if general else topic
         frame = tidy.measured(rows, value)
         if value == "accuracy":
@@ -122,22 +132,35 @@ def of_eval(
             "at fewer tokens, from the same samples, with 95 % intervals.",
             said(budgets, "accuracy", "calibration", True),
         )
-    latency = 1000 / rows["tokens_per_second_1"].astype(float)
-    marked = rows.assign(kind=money.kinds(rows), milliseconds_1=latency)
-    for cost, label, scale, more, what in COSTS:
-        frame = money.pareto(marked, cost, more)
+    beside = money.beside_dense(rows)
+    for cost, label, scale, more, speed, what in COSTS:
+        frame = money.pareto(beside, cost, more, money.NARROWER if speed else money.KINDS)
         if len(frame) > 1 and frame[cost].nunique() > 1:
             best = frame[frame["front"]]
+            how = SPEED if speed else _memory(rows) if cost == "peak_memory_bytes" else ""
             yield Drawn(
                 "money",
                 f"pareto-{cost}-{where}",
                 frame,
                 money.fronts(frame, cost, label, scale, styles),
-                f"{title}: accuracy, with 95 % intervals, against {what}. The line joins the front: "
-                "cells that no other beats in both.",
+                f"{title}: accuracy, with 95 % intervals, against {what}. The line joins the front: cells "
+                f"to which no other is at least as good in both and better in one.{how}",
                 said(best, "accuracy", "calibration", True, "On the front. "),
             )
     yield from _ablations(rows, where, title, styles)
+
+
+def _memory(rows: pd.DataFrame) -> str:
+    """How far measurements of the dense model's memory lie apart, and what is measured."""
+    low, high = (rows[f"dense_memory_{end}"].iloc[0] / 2**20 for end in ("low", "high"))
+    apart = (
+        f" The dense model’s own was {low:,.1f} to {high:,.1f} MiB, measured anew beside each of the others: "
+        "differences no wider than that say nothing."
+    )
+    return (apart if low < high else "") + (
+        " On a CPU it is how far the process grew, which hangs on what it held before; on a GPU, what torch "
+        "allocated."
+    )
 
 
 def _of_column(
@@ -205,7 +228,7 @@ def _ablations(
                 "ablations",
                 f"calibrations-{where}",
                 one,
-                figures.calibrations(one, dense, "accuracy", "accuracy", styles, share=True),
+                figures.calibrations(one, dense, styles),
                 f"{title}, {variant}: accuracy by calibration, {BARS}.",
                 said(one, "accuracy", "calibration", True),
             )

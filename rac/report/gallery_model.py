@@ -131,7 +131,8 @@ def _by_token(
         frame,
         mechanism.positions(frame, styles),
         f"{model}, {variant}: relative error of layer outputs on held-out problems, mean over layers and "
-        "problems, against the place of the token; dashed: where the prompt ends.",
+        f"problems{_together(tokens, mechanism.BINS)}, against the place of the token; dashed: where the "
+        "prompt ends.",
         " ".join(
             f"{name}: {means.get((name, True), float('nan')):.3g} on prompts, "
             f"{means.get((name, False), float('nan')):.3g} on thoughts."
@@ -141,27 +142,40 @@ def _by_token(
     for baseline in [name for name in names if name != subject][:2]:
         ratio = mechanism.ratios(tokens, baseline, subject)
         if len(ratio):
-            thoughts = ratio[ratio["position"] >= 0]
-            parts = {"thoughts": thoughts, "prompts": ratio[ratio["position"] < 0]}
-            medians = " and ".join(
-                f"{spoken(middle, False, low, high)} on {name}"
+            of_thought = ratio["position"] >= 0
+            parts = {"thoughts": ratio[of_thought], "prompts": ratio[~of_thought]}
+            found = " and ".join(
+                f"{spoken(middle, False, low, high)} on {name} ({subject} is better at "
+                f"{spoken((part['ratio'] > 1).mean(), True)} of {len(part):,})"
                 for name, part in parts.items()
                 if len(part)
                 for middle, low, high in [mechanism.median_ratio(part)]
             )
-            geometric = ratio.groupby("sequence", as_index=False)["ratio"].median()
+            medians = ratio.groupby("sequence", as_index=False)["ratio"].median()
+            shown = mechanism.first_problems(ratio)
+            count = shown["sequence"].nunique()
+            whose = f"one of the first {count} of {len(medians)}" if count < len(medians) else "a"
             yield Drawn(
                 "why",
                 f"ratios-{baseline}-{model}",
                 ratio,
-                mechanism.heat(ratio, f"e({baseline}) / e({subject})"),
+                mechanism.heat(shown, f"e({baseline}) / e({subject})"),
                 f"{model}, {variant}: token by token, the error with {baseline} over the error with "
-                f"{subject}; above 1 {subject} is better. A row is a held-out problem; dashed: where the "
-                f"prompt ends. Medians over tokens: {medians} (95 % intervals: bootstrap over problems).",
-                f"On thoughts {subject} is better at {(thoughts['ratio'] > 1).mean():.1%} of "
-                f"{len(thoughts):,} tokens.",
-                geometric.rename(columns={"ratio": "median ratio"}),
+                f"{subject}; above 1 {subject} is better. A row is {whose} held-out "
+                f"problem{'s' if count < len(medians) else ''}"
+                f"{_together(shown, mechanism.COLUMNS)}; dashed: where the prompt ends. Medians over all "
+                f"tokens: {found}; 95 % intervals: bootstrap over problems. The numbers below are the "
+                "median of each problem.",
+                f"Medians of {len(medians)} problems: {spoken(medians['ratio'].min(), False)} to "
+                f"{spoken(medians['ratio'].max(), False)}.",
+                medians.rename(columns={"ratio": "median ratio"}),
             )
+
+
+def _together(tokens: pd.DataFrame, most: int) -> str:
+    """What a figure with so many places puts together, in words; empty if nothing."""
+    wide = mechanism.width(tokens, most)
+    return f", {wide} neighbouring positions put together" if wide > 1 else ""
 
 
 def _by_layer(
@@ -258,10 +272,15 @@ def of_tokens(tokens: list[dict], gains: pd.DataFrame, styles: dict[str, Style])
         )
     if len(gains):
         frame = written.thirds(gains)
-        correlations = [
-            (names, written.correlation(group))
-            for names, group in gains.groupby(written.SERIES, sort=False)
-        ]
+        correlations = "; ".join(
+            f"{model}, {name}, {subject} over {calibration} "
+            f"{spoken(found.value, False, found.low, found.high)}"
+            for (model, name, subject, calibration), group in gains.groupby(
+                written.SERIES, sort=False
+            )
+            for found in [written.correlation(group)]
+            if pd.notna(found.value)
+        )
         subjects = " or ".join(frame["subject"].unique())
         yield Drawn(
             "tokens",
@@ -270,12 +289,14 @@ def of_tokens(tokens: list[dict], gains: pd.DataFrame, styles: dict[str, Style])
             written.against_ratio(frame, styles),
             f"What {subjects} gains over other calibrations, at the variant that is shown closely, in thirds "
             "of each eval’s problems: those of which the dense model wrote least for what it read, to "
-            "those of which it wrote most. 95 % intervals over problems.",
-            "Rank correlation of ratio and gain over problems. "
-            + " ".join(
+            "those of which it wrote most. 95 % intervals over problems. Spearman’s correlation of ratio and "
+            f"gain over all problems: {correlations or 'undefined, as one of the two is constant'}.",
+            " ".join(
                 f"{model}, {name}, {subject} over {calibration}: "
-                f"{spoken(found.value, False, found.low, found.high)}."
-                for (model, name, subject, calibration), found in correlations
-                if pd.notna(found.value)
+                + ", ".join(spoken(gain, True) for gain in line["difference"])
+                + "."
+                for (model, name, subject, calibration), line in frame.groupby(
+                    written.SERIES, sort=False
+                )
             ),
         )

@@ -32,13 +32,12 @@ COLUMNS, PROBLEMS = (
 )  # of the map of ratios: token positions are put together, problems left out
 
 
-def tokens(cells: list[dict], variant: str) -> pd.DataFrame:
+def tokens(cells: list[dict]) -> pd.DataFrame:
     """Errors of every token at one variant.
 
     Args:
-        cells: dicts of "calibration", "variant" and "tokens", the path of a tokens.jsonl.zst that exists;
-            of one model.
-        variant: which cells to take.
+        cells: dicts of "calibration" and "tokens", the path of a tokens.jsonl.zst that exists; of one model
+            and variant.
 
     Returns:
         Columns calibration, sequence, position (0 is the first token that the model wrote; below are
@@ -46,20 +45,24 @@ def tokens(cells: list[dict], variant: str) -> pd.DataFrame:
     """
     parts = [pd.DataFrame(columns=["calibration", "sequence", "position", "error"])]
     for cell in cells:
-        if cell["variant"] == variant:
-            for i, row in enumerate(read_jsonl(cell["tokens"])):
-                count = len(row["errors"])
-                parts.append(
-                    pd.DataFrame(
-                        {
-                            "calibration": cell["calibration"],
-                            "sequence": i,
-                            "position": np.arange(count) - row["prompt_length"],
-                            "error": row["errors"],
-                        }
-                    )
+        for i, row in enumerate(read_jsonl(cell["tokens"])):
+            count = len(row["errors"])
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "calibration": cell["calibration"],
+                        "sequence": i,
+                        "position": np.arange(count) - row["prompt_length"],
+                        "error": row["errors"],
+                    }
                 )
+            )
     return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def width(frame: pd.DataFrame, most: int) -> int:
+    """How many positions of tokens go together, so that there are at most about so many places."""
+    return max(1, -(-int(np.ptp(frame["position"]) + 1) // most))
 
 
 def by_position(frame: pd.DataFrame) -> pd.DataFrame:
@@ -71,9 +74,9 @@ def by_position(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns calibration, position (the middle of the span), tokens, error.
     """
-    width = max(1, -(-int(np.ptp(frame["position"]) + 1) // BINS))
-    span = np.floor(frame["position"] / width)
-    grouped = frame.assign(position=span * width + (width - 1) / 2).groupby(
+    wide = width(frame, BINS)
+    span = np.floor(frame["position"] / wide)
+    grouped = frame.assign(position=span * wide + (wide - 1) / 2).groupby(
         ["calibration", "position"], sort=False
     )
     found = grouped["error"].agg(tokens="size", error="mean").reset_index()
@@ -150,27 +153,28 @@ def median_ratio(frame: pd.DataFrame) -> tuple[float, float, float]:
     return float(np.median(numbers)), float(low), float(high)
 
 
-def heat(frame: pd.DataFrame, label: str) -> Picture:
+def first_problems(frame: pd.DataFrame) -> pd.DataFrame:
+    """The ratios of the problems that a map has room for."""
+    return frame[frame["sequence"].isin(sorted(frame["sequence"].unique())[:PROBLEMS])]
+
+
+def heat(shown: pd.DataFrame, label: str) -> Picture:
     """Ratios as a map of problems × token positions, the border of prompt and thought drawn.
 
-    Of many problems the first are shown; positions are put together (their geometric mean) where they are
-    more than a figure has columns.
+    Positions are put together (their geometric mean) where they are more than a figure has columns.
 
     Args:
-        frame: of `ratios`.
+        shown: of `first_problems`.
         label: of the colours.
     """
-    chosen = sorted(frame["sequence"].unique())[:PROBLEMS]
-    shown = frame[frame["sequence"].isin(chosen)]
-    first, last = int(shown["position"].min()), int(shown["position"].max())
-    width = -(-(last - first + 1) // COLUMNS)
-    place = np.floor(shown["position"] / width).astype(int)
+    wide = width(shown, COLUMNS)
+    place = np.floor(shown["position"] / wide).astype(int)
     grid = np.log(shown["ratio"]).groupby([shown["sequence"], place]).mean().pipe(np.exp).unstack()
     grid = grid.reindex(columns=range(int(grid.columns.min()), int(grid.columns.max()) + 1))
     reach = float(np.exp(np.nanquantile(np.abs(np.log(grid.to_numpy())), 0.98))) or 1.0
     reach = max(reach, 1.05)
     left = int(grid.columns[0])
-    edges = (left * width - 0.5, (left + grid.shape[1]) * width - 0.5)
+    edges = (left * wide - 0.5, (left + grid.shape[1]) * wide - 0.5)
     with rc_context(RC):
         figure = Figure(figsize=SIZE)
         axes = figure.add_subplot()
@@ -180,7 +184,7 @@ def heat(frame: pd.DataFrame, label: str) -> Picture:
             cmap="PuOr_r",
             norm=LogNorm(1 / reach, reach),
             interpolation="nearest",
-            extent=(*edges, len(chosen) - 0.5, -0.5),
+            extent=(*edges, len(grid) - 0.5, -0.5),
         )
         _border(axes)
         axes.grid(False)

@@ -1,5 +1,7 @@
 """Accuracy for money: which cells are best for their speed, memory and size."""
 
+from collections.abc import Collection
+
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -29,6 +31,7 @@ KINDS = {  # how a kind of compression is marked; colours are calibrations
     "pruned and quantized": "P",
     "structured and quantized": "X",
 }
+NARROWER = ("structured", "structured and quantized")  # whose matrices are smaller
 
 
 def kinds(rows: pd.DataFrame) -> pd.Series:
@@ -49,7 +52,27 @@ def kinds(rows: pd.DataFrame) -> pd.Series:
     return rows.apply(kind, axis=1) if len(rows) else pd.Series(dtype=str)
 
 
-def pareto(rows: pd.DataFrame, cost: str, more: bool) -> pd.DataFrame:
+def beside_dense(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with speeds that can be compared: the dense model's times each cell's speed-up.
+
+    A cell is timed in turn with the dense model in a process of its own, and processes differ in speed.
+
+    Args:
+        rows: of one (model, eval).
+
+    Returns:
+        The rows, with such `tokens_per_second_batch` and, of batch 1, `milliseconds_1` a token.
+    """
+    dense = rows["variant"] == "dense"
+
+    def speed(batch: str) -> pd.Series:
+        own = rows[f"tokens_per_second_{batch}"].astype(float)
+        return own.where(dense, own[dense].mean() * rows[f"speedup_{batch}"].astype(float))
+
+    return rows.assign(tokens_per_second_batch=speed("batch"), milliseconds_1=1000 / speed("1"))
+
+
+def pareto(rows: pd.DataFrame, cost: str, more: bool, able: Collection[str]) -> pd.DataFrame:
     """The cells where accuracy and a cost were measured, and whether a cell is on the front.
 
     A cell is on the front if no other is at least as accurate and as cheap, and better in one of them.
@@ -58,11 +81,15 @@ def pareto(rows: pd.DataFrame, cost: str, more: bool) -> pd.DataFrame:
         rows: of one (model, eval), with `kinds` as column "kind".
         cost: a column.
         more: more of it is better, as of a speed.
+        able: the kinds that can be cheaper than the dense model; one of another kind that was measured to
+            be counts as the dense model here.
     """
     frame = tidy.measured(rows.assign(**{cost: rows[cost].astype(float)}), "accuracy")
     keys = ["calibration", "variant"]
     frame = frame.merge(rows[[*keys, "kind", cost]], on=keys).dropna(subset=["accuracy", cost])
     signed = frame[cost] if more else -frame[cost]
+    dense = signed[frame["kind"] == "dense"].max()
+    signed = signed.where(frame["kind"].isin(able) | ~(signed > dense), dense)
     best = [
         not (
             (frame["accuracy"] >= a) & (signed >= c) & ((frame["accuracy"] > a) | (signed > c))

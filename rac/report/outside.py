@@ -1,6 +1,5 @@
 """Outside reasoning: what a calibration keeps for thoughts, and what it loses on general text."""
 
-import math
 import re
 
 import pandas as pd
@@ -8,8 +7,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rac.evaluate.statistics import half_width
-from rac.ratio import ratio
 from rac.report import tidy
 from rac.report.figures import called, line_kind
 from rac.report.style import RC, SIZE, Picture, Style, bars, legend, log_axis, series
@@ -55,27 +52,6 @@ def mixtures(definitions: dict, frame: pd.DataFrame) -> pd.DataFrame:
     return best
 
 
-def loss_differences(cells: list[dict], baseline: str, of: str = "text") -> pd.DataFrame:
-    """Loss on held-out data less that with `baseline`, paired by sequence.
-
-    Args:
-        cells: dicts of "calibration" and "per_sequence" of losses.json, of one model and variant.
-        baseline: the calibration that others are compared with.
-        of: "text" or "thoughts".
-
-    Returns:
-        Columns calibration, difference (nats a token), low and high (95 %); no rows without the baseline.
-    """
-    texts = {cell["calibration"]: cell["per_sequence"][of] for cell in cells}
-    rows = []
-    for name in texts if baseline in texts else ():
-        pairs = zip(texts[name], texts[baseline], strict=True)
-        difference, se = ratio([(ours[0] - theirs[0], ours[2]) for ours, theirs in pairs])
-        reach = math.nan if se is None else half_width(se, len(texts[name]))
-        rows.append((name, difference, difference - reach, difference + reach))
-    return pd.DataFrame(rows, columns=["calibration", "difference", "low", "high"])
-
-
 def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) -> str:
     """Whether a mixture keeps the accuracy of all thoughts and the loss on text of all text, as a sentence.
 
@@ -83,8 +59,8 @@ def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) 
 
     Args:
         mixed: of `mixtures`.
-        text: of `loss_differences` to the calibration of all text.
-        accuracy: of `tidy.against` the calibration of all thoughts, which comes first.
+        text: of `tidy.against` with the loss on text, the calibration of all text coming first.
+        accuracy: of `tidy.against`, the calibration of all thoughts coming first.
 
     Returns:
         The sentence; empty where one of the two ends, or what is compared, was not measured.
@@ -93,7 +69,8 @@ def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) 
     if not {0.0, 1.0} <= set(ends.index) or text.empty or accuracy.empty:
         return ""
     shares = mixed.set_index("calibration")["text_share"].drop([ends[0.0], ends[1.0]])
-    lost = text.set_index("calibration")
+    lost = -text.drop_duplicates("baseline").set_index("baseline")[["difference", "low", "high"]]
+    lost = lost.rename(columns={"low": "high", "high": "low"})
     known = [name for name in shares.index if name in lost.index]
     worse = set(accuracy.loc[accuracy["low"] > 0, "baseline"])
     strong = [name for name in known if name in set(accuracy["baseline"]) - worse]

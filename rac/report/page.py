@@ -33,6 +33,8 @@ from rac.report import (
 
 # What cells call the files that the page is made from.
 READ = ("path", "tokens", "generations", "scores", "requests", "problems", "index")
+# The two kinds of tasks, as the headline calls them.
+WRITTEN, CHOSEN = "tasks that the model answers in writing", "tasks for which it writes nothing"
 ROWS = 40  # of a figure's table that the page shows
 UNPACKED = 200_000  # bytes of a table that the page holds as it is
 SCRIPT = Path(__file__).with_name("page.js")
@@ -65,8 +67,7 @@ def report(
         comparisons: comparisons.csv.
         budgets: budgets.csv.
         diagnostics: dicts of "model", "calibration", "variant" and "path" of diagnostics.json.
-        losses: dicts of "model", "calibration", "variant", "path" of losses.json and "tokens", the path of
-            the errors by token.
+        losses: dicts of "model", "calibration", "variant" and "tokens", the path of the errors by token.
         generations: dicts of "model", "calibration", "variant", "eval" and the paths "generations"
             and "scores"; with "requests" (requests.jsonl.zst) and "problems" (the eval's
             data.jsonl) the page shows prompt tokens and problems too.
@@ -82,7 +83,13 @@ def report(
         RacError: a file is damaged.
     """
     rows, compared, cut = tidy.read(summary), tidy.read(comparisons), tidy.read(budgets)
-    rows = rows.assign(kind=money.kinds(rows), missing=tidy.absent(rows))
+    memory = rows.groupby("model")["peak_memory_bytes_dense"]  # measured beside each cell
+    rows = rows.assign(
+        kind=money.kinds(rows),
+        missing=tidy.absent(rows),
+        dense_memory_low=memory.transform("min"),
+        dense_memory_high=memory.transform("max"),
+    )
     styles = style.styles(rows["calibration"])
     missing: list[str] = []
     evals = [
@@ -97,7 +104,15 @@ def report(
         )
         for this in evals
     ]
-    claimed = [this["differences"] for this in evals if not this["general"]]
+    headline, elsewhere = (
+        tidy.headline(
+            pd.concat(
+                [compared[:0], *(of["differences"] for of in evals if of["general"] == general)]
+            ),
+            tasks,
+        )
+        for general, tasks in ((False, WRITTEN), (True, CHOSEN))
+    )
     lowest, mixtures = [], []
     for _, group in rows.groupby("model", sort=False):
         job, best, answer = _model(
@@ -130,7 +145,8 @@ def report(
             rows=rows.to_dict("records"),
             printed=bool(rows.filter(like="paper_").notna().any(axis=None)),
             evals=evals,
-            headline=tidy.headline(pd.concat([compared[:0], *claimed])),
+            headline=headline,
+            elsewhere=elsewhere,
             pictures=pictures,
             lowest=lowest,
             mixtures=mixtures,
@@ -227,7 +243,7 @@ def _model(
         for cell in measured
         if answers.there(cell["path"], missing)
     ]
-    frame = tidy.layers(errors, variant)
+    frame = tidy.layers(errors)
     tokens = [cell for cell in read if answers.there(cell["tokens"], missing)]
     alike: dict[str, pd.DataFrame] = {}
     for one in overlaps:
@@ -237,37 +253,27 @@ def _model(
             alike |= {one["variant"]: pairs[known]} if known.any() else {}
     mixed = outside.mixtures(config, tidy.losses(once))
     subject = tidy.subject(once.loc[once["variant"] == variant, "calibration"], tidy.akin(config))
-    by_token = mechanism.tokens(tokens, variant)
+    by_token = mechanism.tokens(tokens)
     job = partial(
         gallery_model.of_model,
         *(once, frame, variant, subject or "", by_token, alike, mixed, styles),
     )
     best = [{"model": model, "variant": variant} | one for one in tidy.lowest(frame)]
-    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model, losses, missing)}]
+    mixtures = [{"model": model, "answer": _of_mixtures(mixed, compared, model)}]
     return job, best, mixtures if len(mixed) else []
 
 
-def _of_mixtures(
-    mixed: pd.DataFrame,
-    compared: pd.DataFrame,
-    model: str,
-    losses: list[dict],
-    missing: list[str],
-) -> str:
+def _of_mixtures(mixed: pd.DataFrame, compared: pd.DataFrame, model: str) -> str:
     """Whether a mixture keeps both, of `outside.keeps_both`."""
     if mixed.empty:
         return ""
     variant, ends = mixed["variant"].iloc[0], mixed["calibration"]
-    cells = [
-        cell | {"per_sequence": read_json(cell["path"])["per_sequence"]}
-        for cell in losses
-        if (cell["model"], cell["variant"]) == (model, variant)
-        and cell["calibration"] in set(mixed["calibration"])
-        and answers.there(cell["path"], missing)
-    ]
     here = compared[(compared["model"] == model) & (compared["variant"] == variant)]
-    accuracy = tidy.against(here, ends.iloc[0])
-    return outside.keeps_both(mixed, outside.loss_differences(cells, ends.iloc[-1]), accuracy)
+    text, accuracy = (
+        tidy.against(here, ends.iloc[-1], "loss_text"),
+        tidy.against(here, ends.iloc[0]),
+    )
+    return outside.keeps_both(mixed, text, accuracy)
 
 
 def environment() -> jinja2.Environment:

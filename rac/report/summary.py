@@ -105,6 +105,7 @@ COLUMNS = (
     "speedup_batch_se",
     "batch",
     "peak_memory_bytes",
+    "peak_memory_bytes_dense",
     "seconds_compress",
     "seconds_generate",
     "tokens_per_second_generate",
@@ -271,9 +272,10 @@ def _beside_paper(theirs: float | None, metrics: dict) -> dict[str, float]:
 
 
 def _runtime(measured: dict) -> dict[str, Any]:
-    """Speed at batch 1 and at the largest other batch, and peak memory."""
+    """Speed at batch 1 and at the largest other batch, and peak memory, the dense model's too."""
     batches = measured["batches"]
     row = {"peak_memory_bytes": measured["peak_memory_bytes"]}
+    row["peak_memory_bytes_dense"] = measured.get("dense_peak_memory_bytes")
     larger = max((int(batch) for batch in batches if batch != "1"), default=None)
     for name, batch in (("1", "1"), ("batch", str(larger))):
         if batch in batches:

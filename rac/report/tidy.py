@@ -27,6 +27,7 @@ TEXT = (
 )
 SHARES = ("finished", "looping")
 HELDOUT = ("thoughts", "text")
+PAIR = ["model", "variant", "eval", "calibration", "baseline"]
 CELL = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
 
 
@@ -77,26 +78,23 @@ def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 def intervals(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """The 95 % interval of a column in each row: `low` and `high`, NaN where it has none.
 
-    It is summary.csv's own where that has one; else Wilson's of a share, t over problems of tokens, and
-    ±1.96 standard errors of the rest (docs/summary.md).
+    It is summary.csv's own where that has one; else Wilson's of a share, and t over problems of tokens
+    (docs/summary.md).
     """
     if f"{column}_low" in rows:
         return pd.DataFrame({end: rows[f"{column}_{end}"].astype(float) for end in ("low", "high")})
-    if f"{column}_se" not in rows:
+    if column not in (*SHARES, "tokens_mean"):
         return pd.DataFrame(math.nan, rows.index, ["low", "high"])
     numbers, errors = rows[column].astype(float), rows[f"{column}_se"].astype(float)
+    problems = rows["problems"].fillna(0).astype(int)
     if column in SHARES:
-        problems = rows["problems"].fillna(0).astype(int)
         ends = [
             share_interval(share, se, count) if pd.notna(share) else (math.nan, math.nan)
             for share, se, count in zip(numbers, errors, problems, strict=True)
         ]
         return pd.DataFrame(ends, rows.index, ["low", "high"], dtype=float)
-    half = 1.96 * errors
-    if column == "tokens_mean":
-        problems = rows["problems"].fillna(0).astype(int)
-        reach = [half_width(se, count) for se, count in zip(errors, problems, strict=True)]
-        half = pd.Series(reach, rows.index, dtype=float)
+    reach = [half_width(se, count) for se, count in zip(errors, problems, strict=True)]
+    half = pd.Series(reach, rows.index, dtype=float)
     return pd.DataFrame({"low": numbers - half, "high": numbers + half})
 
 
@@ -154,12 +152,11 @@ def shown_variant(rows: pd.DataFrame) -> str | None:
     return str(order.index[0])
 
 
-def layers(diagnostics: list[dict], variant: str) -> pd.DataFrame:
+def layers(diagnostics: list[dict]) -> pd.DataFrame:
     """Held-out errors of every layer at one variant.
 
     Args:
-        diagnostics: dicts of a cell's names and `layers`, of one model.
-        variant: which cells to take.
+        diagnostics: dicts of "calibration" and "layers", of one model and variant.
 
     Returns:
         Columns calibration, layer (its index in the model), name, block, projection, error_decode
@@ -170,7 +167,6 @@ def layers(diagnostics: list[dict], variant: str) -> pd.DataFrame:
         [
             {"calibration": cell["calibration"], "layer": i} | {key: layer[key] for key in keys}
             for cell in diagnostics
-            if cell["variant"] == variant
             for i, layer in enumerate(cell["layers"])
         ],
         columns=["calibration", "layer", *keys],
@@ -214,10 +210,22 @@ def akin(definitions: dict) -> set[str]:
     }
 
 
-def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
-    """The accuracies that `calibration` is compared in with others, turned so that it comes first."""
-    of_accuracy = ~comparisons.columns.str.contains("_difference")
-    comparisons = comparisons.loc[comparisons["baseline"] != "dense", of_accuracy]
+def against(comparisons: pd.DataFrame, calibration: str, value: str = "") -> pd.DataFrame:
+    """The differences of `calibration` to others, turned so that it comes first.
+
+    Args:
+        comparisons: comparisons.csv.
+        calibration: as it is called there.
+        value: what its columns begin with, such as loss_text; empty for accuracy.
+    """
+    comparisons = comparisons[comparisons["baseline"] != "dense"]
+    if value:
+        ends = {"difference": "", "low": "_low", "high": "_high"}
+        found = {end: comparisons[f"{value}_difference{of}"] for end, of in ends.items()}
+        comparisons = comparisons[PAIR].assign(**found)
+    else:
+        comparisons = comparisons.loc[:, ~comparisons.columns.str.contains("_difference")]
+    comparisons = comparisons.dropna(subset="difference")
     turned = comparisons[comparisons["baseline"] == calibration].rename(
         columns={"calibration": "baseline", "baseline": "calibration", "low": "high", "high": "low"}
     )
@@ -226,19 +234,20 @@ def against(comparisons: pd.DataFrame, calibration: str) -> pd.DataFrame:
     return pd.concat([kept, turned[kept.columns]]).sort_index(kind="stable").reset_index(drop=True)
 
 
-def headline(comparisons: pd.DataFrame) -> str:
-    """What the 95 % intervals of all models and evals say, a sentence a subject; empty if there are none.
+def headline(comparisons: pd.DataFrame, tasks: str) -> str:
+    """What the 95 % intervals of models and evals say, a sentence a subject; empty if there are none.
 
     Args:
-        comparisons: of `against`, of every model and eval with its own subject.
+        comparisons: of `against`, of each model and eval with its own subject.
+        tasks: what the evals are, in words.
     """
     if comparisons.empty:
         return ""
     subjects = comparisons.groupby("calibration", sort=False)
-    return " ".join(_sentence(str(name), group) for name, group in subjects)
+    return " ".join(_sentence(str(name), group, tasks) for name, group in subjects)
 
 
-def _sentence(calibration: str, comparisons: pd.DataFrame) -> str:
+def _sentence(calibration: str, comparisons: pd.DataFrame, tasks: str) -> str:
     counts = comparisons.groupby("baseline", sort=False).agg(
         total=("low", "size"),
         higher=("low", lambda low: int((low > 0).sum())),
@@ -257,7 +266,7 @@ def _sentence(calibration: str, comparisons: pd.DataFrame) -> str:
     alike = counts[(counts["higher"] == 0) & (counts["lower"] == 0)].index
     if len(alike):
         parts.append(f"not shown to differ from that with {' or '.join(alike)}")
-    sentence = f"With {calibration} calibration, accuracy is {'; '.join(parts)}."
+    sentence = f"With {calibration} calibration, accuracy on {tasks} is {'; '.join(parts)}."
     return re.sub(r"( in \d+ of \d+)", r"\1 comparisons", sentence, count=1)
 
 

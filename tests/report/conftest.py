@@ -152,7 +152,7 @@ def write_run(
             rows = [{"prompt_length": 10, "errors": row} for row in by_place]
             write_jsonl(tokens, rows if compressed else [])
             run["diagnostics"].append(names | {"path": str(paths["diagnostics"])})
-            run["losses"].append(names | {"path": str(paths["losses"]), "tokens": str(tokens)})
+            run["losses"].append(names | {"tokens": str(tokens)})
             if compressed:
                 overlapping.setdefault(given["variant"], []).append(given["calibration"])
         if "runtime" in given:

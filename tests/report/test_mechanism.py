@@ -16,9 +16,8 @@ def tokens(tmp_path):
         path = tmp_path / f"{calibration}.jsonl.zst"
         errors = [0.1 * by[0]] * 2 + [0.1 * by[1], 0.2 * by[1], 0.3 * by[1]]
         write_jsonl(path, [{"prompt_length": 2, "errors": errors}] * 2)
-        cells.append({"calibration": calibration, "variant": "s", "tokens": str(path)})
-    cells.append({"calibration": "c4", "variant": "other", "tokens": "not read"})
-    return mechanism.tokens(cells, "s")
+        cells.append({"calibration": calibration, "tokens": str(path)})
+    return mechanism.tokens(cells)
 
 
 def test_positions_count_from_the_first_token_that_was_written(tokens):
@@ -48,7 +47,15 @@ def test_the_map_puts_positions_together_and_draws_the_border(monkeypatch):
 
 
 def test_no_tokens_are_an_empty_frame():
-    assert mechanism.tokens([], "s").empty
+    assert mechanism.tokens([]).empty
+
+
+def test_a_map_shows_the_first_problems_and_says_how_many_positions_go_together(monkeypatch):
+    monkeypatch.setattr(mechanism, "PROBLEMS", 2)
+    frame = pd.DataFrame({"sequence": [2, 0, 1], "position": [9, -2, 4], "ratio": 1.0})
+    shown = mechanism.first_problems(frame)
+    assert sorted(shown["sequence"]) == [0, 1]
+    assert [mechanism.width(shown, most) for most in (3, 6, 7, 8)] == [3, 2, 1, 1]
 
 
 def test_the_median_ratios_interval_is_the_bootstraps_over_problems():

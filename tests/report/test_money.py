@@ -37,9 +37,10 @@ def test_kinds_are_what_was_done():
 
 
 def test_the_front_is_what_no_other_cell_beats():
-    frame = money.pareto(ROWS.assign(kind=money.kinds(ROWS)), "bytes_on_disk", more=False)
+    rows = ROWS.assign(kind=money.kinds(ROWS))
+    frame = money.pareto(rows, "bytes_on_disk", False, money.KINDS)
     assert frame.loc[frame["front"], "variant"].tolist() == ["dense", "w4"]
-    frame = money.pareto(ROWS.assign(kind=money.kinds(ROWS)), "bytes_on_disk", more=True)
+    frame = money.pareto(rows, "bytes_on_disk", True, money.KINDS)
     assert frame.loc[frame["front"], "variant"].tolist() == ["dense"]
     picture = money.fronts(frame, "bytes_on_disk", "bytes", 1, style.styles(["rac"]))
     assert "rac, w4: 85.0 % at 30 (bytes)" in sum(picture.tips.values(), [])
@@ -47,11 +48,35 @@ def test_the_front_is_what_no_other_cell_beats():
 
 def test_points_have_the_intervals_of_their_accuracy():
     ends = {"accuracy_low": ROWS["accuracy"] - 0.1, "accuracy_high": ROWS["accuracy"] + 0.05}
-    frame = money.pareto(ROWS.assign(kind=money.kinds(ROWS), **ends), "bytes_on_disk", more=False)
+    rows = ROWS.assign(kind=money.kinds(ROWS), **ends)
+    frame = money.pareto(rows, "bytes_on_disk", False, money.KINDS)
     picture = money.fronts(frame, "bytes_on_disk", "bytes", 1, style.styles(["c4", "rac"]))
     assert "rac, w4: 85.0 % [75.0 %, 90.0 %] at 30 (bytes)" in sum(picture.tips.values(), [])
     drawn = [one.lines[2][0].get_segments() for one in picture.figure.axes[0].containers]
     assert sorted(len(segments) for segments in drawn) == [1] * len(ROWS)
+
+
+def test_speeds_are_the_dense_models_times_the_speed_up():
+    """In a process that was twice as fast, a cell that is no faster counts as none."""
+    speeds = {"tokens_per_second_1": [100.0, 240.0], "speedup_1": [None, 1.2]}
+    speeds |= {"tokens_per_second_batch": [400.0, 760.0], "speedup_batch": [None, 0.95]}
+    found = money.beside_dense(ROWS[:2].assign(**speeds))
+    assert found["tokens_per_second_batch"].tolist() == pytest.approx([400, 380])
+    assert found["milliseconds_1"].tolist() == pytest.approx([10, 10 / 1.2])
+    assert money.beside_dense(ROWS.assign(**dict.fromkeys(speeds)))["milliseconds_1"].isna().all()
+
+
+@pytest.mark.parametrize(("more", "sign"), [(True, 1), (False, -1)])
+def test_zeros_that_were_measured_to_be_faster_are_not_so_on_the_front(more, sign):
+    rows = ROWS.iloc[[0, 1, 4]]
+    rows = rows.assign(kind=money.kinds(rows), speed=[sign * 10.0, sign * 12.0, sign * 11.0])
+    frame = money.pareto(rows, "speed", more, money.NARROWER)
+    assert frame["speed"].tolist() == rows["speed"].tolist()  # drawn as measured
+    assert frame.loc[frame["front"], "variant"].tolist() == ["dense", "n"]
+    slow = rows.assign(speed=[sign * 10.0, sign * 9.0, sign * 9.5])
+    assert money.pareto(slow, "speed", more, money.NARROWER)["front"].tolist() == [
+        *(True, False, False)
+    ]
 
 
 def test_only_what_was_timed_has_a_speed():

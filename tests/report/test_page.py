@@ -95,9 +95,22 @@ def page(output):
 def test_the_headline_follows_the_numbers(page):
     words = page.words()
     # c4: 1 of 8 against 8 of 8, differences of 7 with two pseudo-pairs; prompts: 7 of 8, over zero.
-    assert "accuracy is higher than with c4 in 2 of 2 comparisons; not shown to differ" in words
+    assert (
+        "With rac calibration, accuracy on tasks that the model answers in writing is higher than with c4 in "
+        "2 of 2 comparisons; not shown to differ from that with prompts."
+    ) in words
+    assert "for which it writes nothing" not in words
     assert "▲ +87.5 [+35.5, +100.0]" in words
     assert "lowest error in 2 of 2 layers" in words
+
+
+def test_captions_say_what_the_figures_alone_do_not(page):
+    words = page.words()
+    assert (
+        "8 [8, 8] on thoughts (rac is better at 100.0 % of 60) and 1 [1, 1] on prompts (rac is better at "
+        "0.0 % of 30)"
+    ) in words
+    assert "over all problems: undefined, as one of the two is constant." in words
 
 
 def test_what_models_wrote_stays_text(page):
@@ -185,7 +198,7 @@ def test_missing_files_are_listed(made, tmp_path):
     lost += [run["generations"][0][key] for key in ("generations", "requests", "problems")]
     names = {"model": "tiny", "calibration": "c4", "variant": "half"}
     run["diagnostics"].append(names | {"path": lost[1]})
-    run["losses"].append(names | {"path": str(tmp_path / "l.json"), "tokens": lost[2]})
+    run["losses"].append(names | {"tokens": lost[2]})
     for path in set(lost) - {lost[1], lost[2]}:
         Path(path).unlink()
     words = read_page(made.page(run, tmp_path)).words()
@@ -232,6 +245,21 @@ def test_tokens_and_run_time_are_shown(two_cells):
     assert "dense dense 15.9 – – – – 2.0 0.0 1,000" in two_cells
 
 
+def test_the_memory_of_the_dense_model_is_said_with_its_range(made, tmp_path):
+    cells = [made.dense([1, 1])]
+    for calibration, peaks in (("c4", (8, 2)), ("rac", (6, 4))):
+        memory = {
+            "peak_memory_bytes": peaks[0] * 2**20,
+            "dense_peak_memory_bytes": peaks[1] * 2**20,
+        }
+        speed = {"1": {"tokens_per_second": 9.0, "speedup": 1.0, "dense_tokens_per_second": 9.0}}
+        runtime = memory | {"batches": speed}
+        cells.append(made.cell(calibration, "half", [1, 0], runtime=runtime))
+    words = read_page(made.page(made.run(tmp_path, cells), tmp_path)).words()
+    assert "The dense model’s own was 2.0 to 4.0 MiB" in words
+    assert "dense dense 9.0 – – – – 3.0 0.0 1,000" in words
+
+
 def test_a_cell_that_solves_nothing_has_no_cost_and_is_shown(made, tmp_path):
     cells = [made.dense([1] * 4)]
     for sparsity, right in ((0.3, [1, 1, 0, 0]), (0.5, [0] * 4)):
@@ -265,7 +293,7 @@ def test_a_preview_of_nothing_shows_what_the_paper_printed(made, tmp_path, monke
     assert text.count('data-tip="printed in the paper') == 2
 
 
-def test_a_mixture_is_judged_by_its_losses_and_a_missing_file_of_them_is_listed(made, tmp_path):
+def test_a_mixture_is_judged_by_its_losses(made, tmp_path):
     cells = [made.dense([1] * 9, errors=(0, 0))]
     cells += [made.cell(one, "half", [1] * 9, errors=(0.1, 0.2)) for one in ("c4", "mix", "rac")]
     run = made.run(tmp_path, cells)
@@ -279,10 +307,7 @@ def test_a_mixture_is_judged_by_its_losses_and_a_missing_file_of_them_is_listed(
     }
     words = read_page(made.page(run, tmp_path, config=config)).words()
     assert "Of 1 mixtures these are not shown to be below rac in accuracy" in words
-    gone = str(tmp_path / "gone.json")
-    next(row for row in run["losses"] if row["calibration"] == "mix")["path"] = gone
-    words = read_page(made.page(run, tmp_path, config=config)).words()
-    assert gone in words.partition("Missing files, left out above:")[2]
+    assert "loss on text +0.000 nats a token [0.000, 0.000]" in words
 
 
 def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
@@ -298,7 +323,7 @@ def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
 
 
 def test_general_tasks_stand_outside_reasoning(made, tmp_path):
-    """Choices have no tokens and whole texts no accuracy; neither is missing, nor in the headline."""
+    """Choices have no tokens and whole texts no accuracy; neither is missing, nor in the claim."""
     cells = [made.dense([1] * 9)]
     cells += [made.cell(name, "half", right) for name, right in (("c4", [0] * 9), ("rac", [1] * 9))]
     run = made.run(tmp_path, cells)
@@ -321,11 +346,18 @@ def test_general_tasks_stand_outside_reasoning(made, tmp_path):
         run["cells"] += others[name]["cells"]
     output = made.page(run, tmp_path)
     words = read_page(output).words()
-    assert "higher than with c4 in 1 of 1 comparisons" in words and "missing" not in words
-    assert "nats a text" in words
-    outside = words.partition("Outside reasoning: general text and tasks")[2]
-    assert "tiny, choices: accuracy" in outside and "tiny, texts: loss a text" in outside
+    written = "accuracy on tasks that the model answers in writing is higher than with c4 in 1 of 1"
+    chosen = "accuracy on tasks for which it writes nothing is higher than with c4 in 1 of 1"
+    assert written in words and chosen in words and "missing" not in words
+    assert "80.5 nats a token, 9 texts" in words
+    claim, _, outside = words.partition("Outside reasoning: general text and tasks")
+    assert "tiny, choices: accuracy" in outside and "tiny, texts: loss in nats a token" in outside
+    said = "Paired differences on "
+    assert claim.count(said) == 1 and f"{said}sums" in claim
+    assert outside.count(said) == 1 and f"{said}choices" in outside
     stems = {path.stem for path in (output.parent / "figures").iterdir()}
+    assert not {f"seconds_generate-others-tiny-{name}" for name in others} & stems
+    assert "seconds_generate-others-tiny-sums" in stems
     assert "accuracy-others-tiny-choices" in stems and "accuracy-others-tiny-texts" not in stems
 
 
@@ -342,8 +374,8 @@ def test_each_eval_has_its_own_subject(made, tmp_path):
         ]
         of_eval = made.run(tmp_path, cells, name=name)
         run = of_eval if run is None else {kind: run[kind] + of_eval[kind] for kind in run}
-    for kind in ("diagnostics", "losses"):
-        run[kind] = list({one["path"]: one for one in run[kind]}.values())
+    for kind, file in (("diagnostics", "path"), ("losses", "tokens")):
+        run[kind] = list({one[file]: one for one in run[kind]}.values())
     run["overlaps"] = run["overlaps"][1:]
     config = {
         "run": "try",
@@ -356,9 +388,10 @@ def test_each_eval_has_its_own_subject(made, tmp_path):
     }
     output = made.page(run, tmp_path, config=config)
     words = read_page(output).words()
-    assert "With math-rac calibration, accuracy is higher than with web in 1 of 1" in words
+    tasks = "accuracy on tasks that the model answers in writing"
+    assert f"With math-rac calibration, {tasks} is higher than with web in 1 of 1" in words
     assert (
-        "With code-rac calibration, accuracy is higher than with math-rac-off-policy in 1 of 1 "
+        f"With code-rac calibration, {tasks} is higher than with math-rac-off-policy in 1 of 1 "
         "comparisons and with web in 1 of 1."
     ) in words
     assert "e(math-rac) / e(code-rac)" in words and "What math-rac or code-rac gains" in words

@@ -90,6 +90,7 @@ def test_rows_hold_the_numbers_computed_by_hand(run, tmp_path):
     assert (row["tokens_per_second_1"], row["speedup_1"]) == (20.0, 1.25)
     assert (row["batch"], row["tokens_per_second_batch"], row["speedup_batch"]) == (16, 90.0, 0.75)
     assert (row["peak_memory_bytes"], row["calibration_tokens"]) == (12345, 1000)
+    assert row["peak_memory_bytes_dense"] == 23456
     assert (row["seconds_compress"], row["seconds_generate"]) == (1.5, 2.5)
     assert rows[3]["dense_sha256"] == "tiny-sha"
     assert {row["code_version"] for row in rows} == {"0.1+code"}
@@ -100,6 +101,7 @@ def test_the_dense_cell_has_the_speed_that_others_were_timed_in_turn_with(run, t
     dense = table(summarized(run, tmp_path))[0]
     speeds = ("tokens_per_second_1", "tokens_per_second_batch", "batch", "peak_memory_bytes")
     assert [float(dense[key]) for key in speeds] == [16, 120, 16, 23457]
+    assert dense["peak_memory_bytes_dense"] == ""
     timed = [key for key in COLUMNS if key.startswith(("speedup", "tokens_per_second"))]
     errors = [key for key in timed if key != "tokens_per_second_generate"]
     assert {dense[key] for key in errors if key not in speeds} == {""}

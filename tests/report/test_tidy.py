@@ -50,11 +50,11 @@ NONE, NAN = (0.0, 0.0), (float("nan"), float("nan"))
         ([], ""),
         (
             [("c4", UP)],
-            "With rac calibration, accuracy is higher than with c4 in 1 of 1 comparisons.",
+            "With rac calibration, accuracy on sums is higher than with c4 in 1 of 1 comparisons.",
         ),
         (
             [("c4", UP), ("c4", DOWN), ("c4", OPEN)],
-            "With rac calibration, accuracy is higher than with c4 in 1 of 3 comparisons; "
+            "With rac calibration, accuracy on sums is higher than with c4 in 1 of 3 comparisons; "
             "lower than with c4 in 1 of 3.",
         ),
         (
@@ -66,21 +66,21 @@ NONE, NAN = (0.0, 0.0), (float("nan"), float("nan"))
                 ("web", NONE),
                 ("web", NAN),
             ],
-            "With rac calibration, accuracy is lower than with c4 in 1 of 1 comparisons, with wiki "
+            "With rac calibration, accuracy on sums is lower than with c4 in 1 of 1 comparisons, with wiki "
             "in 1 of 1 and with mix in 1 of 1; not shown to differ from that with prompts or web.",
         ),
     ],
 )
 def test_the_headline_says_whichever_way_the_numbers_fall(rows, sentence):
     compared = [comparison("a", *ends, baseline=name) for name, ends in rows]
-    assert tidy.headline(pd.DataFrame(compared)) == sentence
+    assert tidy.headline(pd.DataFrame(compared), "sums") == sentence
 
 
 def test_the_headline_has_a_sentence_a_subject():
     compared = [comparison("a", *UP, "math-rac", "web"), comparison("a", *OPEN, "code-rac", "web")]
-    assert tidy.headline(pd.DataFrame(compared)) == (
-        "With math-rac calibration, accuracy is higher than with web in 1 of 1 comparisons. "
-        "With code-rac calibration, accuracy is not shown to differ from that with web."
+    assert tidy.headline(pd.DataFrame(compared), "sums") == (
+        "With math-rac calibration, accuracy on sums is higher than with web in 1 of 1 comparisons. "
+        "With code-rac calibration, accuracy on sums is not shown to differ from that with web."
     )
 
 
@@ -105,6 +105,12 @@ def test_comparisons_are_turned_to_their_subject():
     assert turned["difference"].tolist() == pytest.approx([-0.3, 0.4])
     assert turned["low"].tolist() == pytest.approx([-0.4, 0.3])
     assert turned["high"].tolist() == pytest.approx([-0.2, 0.5])
+    ends = {"loss_text_difference": 1.0, "loss_text_difference_low": 0.5}
+    frame = frame.assign(**ends, loss_text_difference_high=[9, 2.0, 2.0, None])
+    of_text = tidy.against(frame.assign(loss_text_difference=[9, 1, 1, None]), "rac", "loss_text")
+    assert of_text[["baseline", "difference", "low", "high"]].values.tolist() == [
+        ["c4", -1.0, -2.0, -0.5]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -190,8 +196,6 @@ def test_intervals_are_those_of_the_table_and_else_of_their_kind():
         finished_se=0.1,
         tokens_mean=90.0,
         tokens_mean_se=10.0,
-        loss_text=3.0,
-        loss_text_se=0.1,
         layer_error=0.5,
     )
     accuracy = tidy.measured(frame, "accuracy").iloc[0]
@@ -204,7 +208,6 @@ def test_intervals_are_those_of_the_table_and_else_of_their_kind():
     assert tidy.measured(frame, "tokens_mean")["tokens_mean_high"][0] == pytest.approx(
         90 + 10 * 3.18244630528
     )
-    assert tidy.measured(frame, "loss_text")["loss_text_low"][0] == pytest.approx(3 - 0.196)
     assert tidy.measured(frame, "layer_error")["layer_error_low"].isna().all()
     assert tidy.measured(frame.assign(layer_error=None), "layer_error").empty
 
@@ -229,7 +232,7 @@ def test_a_solved_problem_costs_infinitely_much_where_none_was():
 
 
 def test_losses_have_their_perplexities():
-    frame = CELLS[:1].assign(loss_text=2.0, loss_text_se=0.1, loss_thoughts=0.0, loss_thoughts_se=0)
+    frame = CELLS[:1].assign(loss_text=2.0, loss_thoughts=0.0)
     found = tidy.losses(frame).iloc[0]
     assert found["perplexity_text"] == pytest.approx(7.389056)
     assert found["perplexity_thoughts"] == 1
@@ -244,12 +247,11 @@ def test_the_lowest_error_is_counted_by_layer():
         ]
 
     cells = [
-        {"calibration": "c4", "variant": "s", "layers": layers(0.1, 0.4, 0.4)},
-        {"calibration": "rac", "variant": "s", "layers": layers(0.2, 0.2, 0.2)},
-        {"calibration": "rac", "variant": "t", "layers": layers(0.0, 0.0, 0.0)},
+        {"calibration": "c4", "layers": layers(0.1, 0.4, 0.4)},
+        {"calibration": "rac", "layers": layers(0.2, 0.2, 0.2)},
     ]
-    frame = tidy.layers(cells, "s")
+    frame = tidy.layers(cells)
     assert len(frame) == 6
     counted = [(one["calibration"], one["layers"], one["of"]) for one in tidy.lowest(frame)]
     assert counted == [("c4", 1, 3), ("rac", 2, 3)]
-    assert tidy.lowest(tidy.layers(cells, "t")) == []
+    assert tidy.lowest(tidy.layers(cells[1:])) == []
