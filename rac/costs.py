@@ -48,13 +48,13 @@ SOLVERS = {
     "alps": Solver(5, 4, 13, 4096, 10, 137),  # 60 iterations
     "structured": Solver(4, 3, 10, 8192, 4, 1),
     "gptq": Solver(5, 1, 10, 4096, 1 / 3, 1),
-    "joint": Solver(0, 0, 14, 0, 0, 1),  # by the factor of sparsegpt
+    "joint": Solver(0, 0, 10, 0, 0, 1),  # by the factor of sparsegpt
     "rtn": Solver(0, 0, 10, 0, 0, 0),
 }
 LOOPS = ("sparsegpt", "gptq", "joint")  # those over columns
 ERROR = 3  # FLOPs / r c²: half of each product, of the weight, its error and its floor
-JUDGED = 6  # matrices [r, c] in float32 that only the errors take
-ROUNDED = 2  # matrices [r, c] in float32 that rounding takes more after pruning: what is pruned, and the mask
+JUDGED = 5  # matrices [r, c] in float32 that only the errors take
+ROUNDED = 2  # and that rounding in a loop takes after pruning: what is pruned, and the mask
 
 
 class Device(NamedTuple):
@@ -220,7 +220,8 @@ def solve(done: Sequence[str], columns: int, rows: int, hessian: bool = True) ->
         peak = max(peak, (8 + held + of.prepares * item) * square + 4 * size)
         # A narrower layer is rounded when what narrowed it is gone, all but the whole Hessian.
         held += 4 if name == "structured" and len(done) > 1 else of.keeps * item
-    weights = max(SOLVERS[name].weights for name in done) + (ROUNDED if len(done) > 1 else 0)
+    weights = max(SOLVERS[name].weights for name in done)
+    weights += ROUNDED if len(done) > 1 and done[-1] in LOOPS else 0
     weights -= 0 if hessian else JUDGED
     return max(peak, (4 + held) * square + weights * 4 * size)
 
