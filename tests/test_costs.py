@@ -121,7 +121,7 @@ def test_rounding_is_planned_on_top_of_pruning(llama_70b, quantize):
         costs.compress(shape, Variant(**asked), H100)
         for asked in (PRUNED, {"quantize": {"scheme": "w4a16"}}, PRUNED | {"quantize": quantize})
     )
-    assert both.device > alone.device
+    assert both.device >= alone.device  # preparing takes most
     assert both.flops > alone.flops and both.seconds > alone.seconds
     if "method" not in quantize:  # two factors and two loops, and one look at the errors
         errors = sum(costs.ERROR * sum(g.layers) * g.columns**2 for g in shape.groups)
