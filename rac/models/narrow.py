@@ -216,7 +216,8 @@ def _solve(
     largest = structured.by_magnitude(full, part.unit, part.keep)
     floor = solvers.lost_share(full, full * largest, hessian, energy)
     warnings = above_floor(name, error, floor)
-    solved = {"relative_error": error, "damping": damping, "warnings": warnings}
+    stated = error if math.isfinite(error) else None
+    solved = {"relative_error": stated, "damping": damping, "warnings": warnings}
     return kept.cpu(), weight.cpu(), solved, floor
 
 
