@@ -75,6 +75,7 @@ def test_docstrings_change_nothing_and_other_strings_do(package):
     assert taken("def f():\n    return 'F.'\n\nclass A:\n    x = 1\n") != bare
 
 
+@pytest.mark.slow
 def test_code_changes_the_stages_that_import_it_at_any_depth(package):
     assert changed_by(package, "datasets/files.py", CODE) == {"dataset"}
     engines = ("transformers", "vllm")

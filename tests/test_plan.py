@@ -37,6 +37,7 @@ def _row(rows, rule):
     return next(row for row in rows if row.rule == rule)
 
 
+@pytest.mark.slow
 def test_jobs_are_those_that_snakemake_plans(tmp_path):
     shutil.copyfile(REPOSITORY / "config.yaml", tmp_path / "config.yaml")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

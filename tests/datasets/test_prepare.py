@@ -156,6 +156,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["d.jsonl", "d.parquet"])
 def test_memory_holds_what_is_taken_and_not_the_file(tmp_path, name):
     rows = [{"id": str(i), "problem": "?", "answer": 1, "long": f"{i}" * 10**5} for i in range(900)]

@@ -163,6 +163,7 @@ def test_the_figures_files_hold_what_is_drawn(output):
         assert len(list(csv.DictReader(stream))) == 6
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(made, run, root, output):
     again = made.page(run, root, PROVENANCE, root / "again/report.html")
     assert again.read_bytes() == output.read_bytes()
@@ -310,6 +311,7 @@ def test_a_mixture_is_judged_by_its_losses(made, tmp_path):
     assert "loss on text +0.000 nats a token [0.000, 0.000]" in words
 
 
+@pytest.mark.slow
 def test_overlaps_of_calibrations_of_another_run_are_left_out(made, tmp_path):
     cells = [made.dense([1])]
     cells += [made.cell(name, "half", [1], errors=(0.1, 0.2)) for name in ("c4", "mine", "rac")]
@@ -452,6 +454,7 @@ def test_no_torch_is_loaded():
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_what_the_paper_printed_is_said_to_be_second_hand(made, tmp_path, monkeypatch):
     run = made.run(tmp_path, [made.dense([1, 1, 1, 0]), made.cell("rac", "half", [1, 0, 0, 0])])
     model, name = run["cells"][0]["model"], run["cells"][0]["eval"]
