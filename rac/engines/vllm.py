@@ -100,12 +100,14 @@ def open_engine(task: Task) -> Generate:
                         progress(len(completion.token_ids))
                     yield [(i, answer._replace(halvings=int(halved))) for i, answer in group]
             except Exception as error:
-                if named := NANS.search(str(error)):
-                    raise NotNumbers(int(named[1])) from None
-                halve(error)
+                named = NANS.search(str(error))
+                if not named:
+                    halve(error)
                 engine = None
             if engine is None:
-                _free()
+                _free()  # now: an engine that goes later takes what the next one has with it
+                if named:
+                    raise NotNumbers(int(named[1]))
                 engine = load()
 
     return run
