@@ -156,18 +156,15 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list
         names = {key: row[key] for key in ("model", "calibration", "variant")}
         folder = root / "/".join(names.values())
         if row["eval"] == EVALS[0]:
-            paths = {"path": str(folder / "l.json"), "tokens": str(folder / "l.tokens.jsonl.zst")}
             diagnostics.append(names | {"path": str(folder / "d.json")})
-            losses.append(names | paths)
+            losses.append(names | {"tokens": str(folder / "l.tokens.jsonl.zst")})
             if row["variant"] == SHOWN:
                 layers = [
                     {"name": f"layers.{block}.{name}", "projection": name, "block": block}
                     | {f"error_{part}": draw.uniform(0.01, 0.1) for part in ("decode", "prompt")}
                     for block, name in LAYERS
                 ]
-                texts = [[draw.uniform(3000, 5000), 9.5, 1000] for _ in range(100)]
                 write_json(folder / "d.json", {"layers": layers})
-                write_json(folder / "l.json", {"per_sequence": {"text": texts}})
                 errors = [
                     [round(draw.uniform(0.01, 0.1), 4) for _ in range(2000)] for _ in range(20)
                 ]

@@ -371,11 +371,8 @@ def _write_page(
     made = provenance("report", config_sha256=matrix.identity(config))["provenance"]
     command = f"snakemake --cores {made['machine']['cores']} {options}"
     cells = matrix.report_cells(config)
-    names: dict[matrix.Cell, set[str]] = {}
-    for row in matrix.summary_cells(config):
-        cell = matrix.Cell(row["model"], row["calibration"], row["variant"])
-        names.setdefault(cell, set()).update(matrix.job_names(row).values())
-    models = sorted({cell.model for cell in names})
+    jobs = matrix.jobs(config)
+    models = sorted({cell.model for cell in jobs})
     page.report(
         summary,
         summary.with_name("comparisons.csv"),
@@ -384,7 +381,7 @@ def _write_page(
         config=config.model_dump(mode="json"),
         provenance={"command": command, "this machine": times.machine(), "page": made},
         output=output,
-        stages=times.stage_times(Path("results"), models, names),
+        stages=times.stage_times(Path("results"), models, jobs),
         lacking=lacking,
     )
 

@@ -8,8 +8,6 @@ from rac.config import Config
 
 # Folders of results/ that hold artefacts of several cells, by how deep their artefacts lie.
 DEPTHS = {"traces": 4, "sources": 4, "hessians": 4, "requests": 4, "overlaps": 4, "benchmarks": 0}
-# Folders of a cell that hold a file for each held-out data or workload.
-PER_FILE = ("diagnostics", "losses", "runtime")
 SHARDS = {"traces": 6, "hessians": 6, "generate": 8}
 
 
@@ -59,5 +57,5 @@ def _unit(parts: tuple[str, ...]) -> tuple[str, ...] | None:
     elif parts[2] in DEPTHS:
         depth = DEPTHS[parts[2]]
     else:
-        depth = 6 if len(parts) > 4 and parts[4] in PER_FILE else 5
+        depth = 6 if len(parts) > 4 and parts[4] in matrix.PER_FILE else 5
     return parts[:depth] if 0 < depth <= len(parts) else None

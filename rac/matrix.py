@@ -23,6 +23,8 @@ EXECUTION = {
 ANSWER_FILES = ("generations", "scores", "requests", "problems")
 # Files of a cell that a row of the table is made from.
 KINDS = ("compression", "metrics", "generation", "scores", "diagnostics", "losses", "runtime")
+# Of these, the folders of a cell that hold a file for each held-out data or workload.
+PER_FILE = ("diagnostics", "losses", "runtime")
 
 
 class Cell(NamedTuple):
@@ -186,9 +188,18 @@ def files_of(row: dict) -> list[str]:
 
 def job_names(row: dict) -> dict[str, str]:
     """What a row's jobs are called in the names of their logs and benchmark files, beside its cell."""
-    named = {kind: row[kind] for kind in ("diagnostics", "losses", "runtime") if row[kind]}
+    named = {kind: row[kind] for kind in PER_FILE if row[kind]}
     found = {kind: os.path.basename(path).removesuffix(".json") for kind, path in named.items()}
     return found | ({"eval": row["eval"]} if row["eval"] else {})
+
+
+def jobs(config: Config) -> dict[Cell, set[str]]:
+    """The cells of the active run, and what their jobs are called (`job_names`)."""
+    found: dict[Cell, set[str]] = {}
+    for row in summary_cells(config):
+        cell = Cell(row["model"], row["calibration"], row["variant"])
+        found.setdefault(cell, set()).update(job_names(row).values())
+    return found
 
 
 def downloads(config: Config) -> list[str]:

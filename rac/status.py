@@ -45,6 +45,7 @@ def status(config: Config, over: bool = False) -> list[Row]:
     """
     locked = not over and artifacts.is_held(LOCK)
     rows = [_shared(made, locked) for made in inventory.shared(config)]
+    jobs = matrix.jobs(config)
     cells: dict[tuple[str, str, str], list[dict]] = {}
     for row in matrix.summary_cells(config):
         cells.setdefault((row["model"], row["calibration"], row["variant"]), []).append(row)
@@ -54,9 +55,8 @@ def status(config: Config, over: bool = False) -> list[Row]:
         state, said = _look(_logs(of_cell), locked)
         if absent and not said:
             said = f"{len(absent)} of {len(wanted)} files are missing"
-        names = {name for row in of_cell for name in matrix.job_names(row).values()}
         cell = matrix.Cell(model, calibration, variant)
-        seconds = sum(map(seconds_of, benchmarks_of(Path("results"), cell, names)))
+        seconds = sum(map(seconds_of, benchmarks_of(Path("results"), cell, jobs[cell])))
         folder = cell.folder
         name = f"{model} {calibration} {variant}"
         rows.append(Row(name, state if absent else "done", seconds, size(Path(folder)), said))
@@ -110,7 +110,7 @@ def _benchmark(row: dict, log: tuple[str, ...]) -> Path:
     match log:
         case (stage,):  # compress
             return folder / stage / f"{cell}.tsv"
-        case ("diagnostics" | "losses" | "runtime" as stage, name):
+        case (stage, name) if stage in matrix.PER_FILE:
             return folder / stage / cell / f"{name}.tsv"
         case (name, stage):  # {eval}/score, {eval}/generate-{shard}
             stage, dash, shard = stage.partition("-")

@@ -16,6 +16,7 @@ from rac import sources
 from rac.models import checkpoint, weights
 from rac.models.reasoner import WEIGHTS
 from rac.provenance import hashes, write_record
+from rac.variants import Variant
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would hang on their number
 
@@ -178,6 +179,47 @@ def tiny_hessians(tiny_model, tmp_path_factory) -> dict[str, Path]:
         stored[source] = folder / "hessians" / source
         accumulate(tiny_model, sequences, "float32", stored[source])
     return stored
+
+
+def _compressed(model, stored, variant, pattern, folder):
+    from rac.compress import compress
+    from rac.definitions import Calibration
+
+    calibration = Calibration(sum={"traces": 1}) if stored else None
+    names = {"model": "tiny", "calibration": "rac", "variant": variant.solver}
+    compress(model, stored, calibration, variant, pattern, names, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pruned(tiny_model, tmp_path_factory) -> Path:
+    """The tiny model, half of it pruned by magnitude. Read it, do not write."""
+    folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
+    variant = Variant(solver="magnitude", sparsity=[0.5])
+    return _compressed(tiny_model, {}, variant, "unstructured 0.5", folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_narrow(tiny_model, tiny_hessians, tmp_path_factory) -> Path:
+    """The tiny model, a quarter narrower. Read it, do not write."""
+    folder = tmp_path_factory.mktemp("narrow") / "checkpoint"
+    variant = Variant(solver="structured", sparsity=[0.25], multiple=4)
+    return _compressed(tiny_model, tiny_hessians, variant, "structured 0.25", folder)
+
+
+@pytest.fixture(scope="session")
+def inputs_of():
+    """A function (network, layer, token ids) that gives what a layer reads, float64 [tokens, columns]."""
+
+    def read(network, layer, token_ids):
+        seen = []
+        handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
+        with torch.no_grad():
+            network(input_ids=token_ids[None])
+        handle.remove()
+        return seen[0].double()
+
+    return read
 
 
 @pytest.fixture(scope="session")

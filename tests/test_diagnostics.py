@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from rac import diagnostics, hessians, sources
 from rac.artifacts import read_json
@@ -19,16 +18,12 @@ LENGTHS = [40, 17, 3, 64, 1]
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_model, write_sequences, tmp_path_factory):
+def inputs(tiny_model, tiny_pruned, write_sequences, tmp_path_factory):
     """Held-out Hessians of the tiny model, their sequences, and a checkpoint pruned by magnitude."""
     folder = tmp_path_factory.mktemp("heldout")
     thoughts = write_sequences(folder / "thoughts" / "s", tiny_model, "traces", LENGTHS, seed=7)
     hessians.accumulate(tiny_model, thoughts, "float32", folder / "hessians")
-    variant = Variant(solver="magnitude", sparsity=[0.5])
-    names = {"model": "tiny", "calibration": "none", "variant": "magnitude"}
-    pruned = folder / "pruned"
-    compress(tiny_model, {}, None, variant, "unstructured 0.5", names, pruned)
-    return {"pruned": pruned, "stored": folder / "hessians", "thoughts": thoughts}
+    return {"pruned": tiny_pruned, "stored": folder / "hessians", "thoughts": thoughts}
 
 
 def diagnose(inputs, checkpoint, dense, output):
@@ -37,7 +32,7 @@ def diagnose(inputs, checkpoint, dense, output):
     return read_json(output)
 
 
-def test_layer_errors_are_those_of_the_outputs(inputs, tiny_model, tmp_path):
+def test_layer_errors_are_those_of_the_outputs(inputs, inputs_of, tiny_model, tmp_path):
     found = diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
     dense, pruned = (
         checkpoints.load_model(path, "float32") for path in (tiny_model, inputs["pruned"])
@@ -46,14 +41,7 @@ def test_layer_errors_are_those_of_the_outputs(inputs, tiny_model, tmp_path):
         before, after = (network.get_submodule(layer["name"]) for network in (dense, pruned))
         lost, whole = {"prompt": 0.0, "decode": 0.0}, {"prompt": 0.0, "decode": 0.0}
         for sequence in sources.read(inputs["thoughts"]):
-            seen = []
-            handle = before.register_forward_pre_hook(
-                lambda _, args, seen=seen: seen.append(args[0])
-            )
-            with torch.no_grad():
-                dense(input_ids=sequence.token_ids[None])
-            handle.remove()
-            for position, x in enumerate(seen[0][0].double()):
+            for position, x in enumerate(inputs_of(dense, before, sequence.token_ids)):
                 part = "prompt" if position < sequence.prompt_length else "decode"
                 lost[part] += ((before.weight - after.weight).double() @ x).square().sum().item()
                 whole[part] += (before.weight.double() @ x).square().sum().item()
@@ -89,13 +77,8 @@ def test_the_dense_model_has_no_errors(inputs, tiny_model, tmp_path):
     assert found["error_prompt"] == found["error_decode"] == 0
 
 
-def test_a_narrower_model_has_no_layers(inputs, tiny_model, tiny_hessians, tmp_path):
-    variant = Variant(solver="structured", sparsity=[0.25], multiple=4)
-    names = {"model": "tiny", "calibration": "rac", "variant": "narrow"}
-    calibration = Calibration(sum={"traces": 1})
-    narrow = tmp_path / "narrow"
-    compress(tiny_model, tiny_hessians, calibration, variant, "structured 0.25", names, narrow)
-    found = diagnose(inputs, narrow, tiny_model, tmp_path / "d.json")
+def test_a_narrower_model_has_no_layers(inputs, tiny_model, tiny_narrow, tmp_path):
+    found = diagnose(inputs, tiny_narrow, tiny_model, tmp_path / "d.json")
     assert found["layers"] == [] and found["error_prompt"] is found["error_decode"] is None
 
 

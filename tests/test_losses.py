@@ -4,28 +4,21 @@ from torch.nn.functional import log_softmax
 
 from rac import losses, sources, token_errors
 from rac.artifacts import read_json, read_jsonl
-from rac.compress import compress
-from rac.definitions import Calibration
 from rac.errors import RacError
 from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.provenance import is_whole
-from rac.variants import Variant
 
 LENGTHS = [40, 17, 3, 64, 1]
 
 
 @pytest.fixture(scope="module")
-def inputs(tiny_model, write_sequences, tmp_path_factory):
+def inputs(tiny_model, tiny_pruned, write_sequences, tmp_path_factory):
     """Held-out sequences of the tiny model, and a checkpoint pruned by magnitude."""
     folder = tmp_path_factory.mktemp("heldout")
     thoughts = write_sequences(folder / "thoughts" / "s", tiny_model, "traces", LENGTHS, seed=7)
     text = write_sequences(folder / "c4" / "s", tiny_model, "text", LENGTHS, seed=8)
-    variant = Variant(solver="magnitude", sparsity=[0.5])
-    names = {"model": "tiny", "calibration": "none", "variant": "magnitude"}
-    pruned = folder / "pruned"
-    compress(tiny_model, {}, None, variant, "unstructured 0.5", names, pruned)
-    return {"pruned": pruned, "thoughts": thoughts, "text": text}
+    return {"pruned": tiny_pruned, "thoughts": thoughts, "text": text}
 
 
 def measure(inputs, checkpoint, dense, output):
@@ -93,7 +86,7 @@ def test_losses_against_a_loop_over_tokens(inputs, tiny_model, tmp_path, monkeyp
 
 @pytest.mark.parametrize("limit", [4096, 1])
 def test_errors_of_a_token_are_those_of_its_outputs(
-    inputs, tiny_model, tmp_path, monkeypatch, limit
+    inputs, inputs_of, tiny_model, tmp_path, monkeypatch, limit
 ):
     monkeypatch.setattr(token_errors, "TOKENS", limit)
     found = measure(inputs, inputs["pruned"], tiny_model, tmp_path / "l.json")
@@ -111,14 +104,7 @@ def test_errors_of_a_token_are_those_of_its_outputs(
         expected = 0.0
         for name in layers:
             before, after = (network.get_submodule(name) for network in (dense, pruned))
-            seen = []
-            handle = before.register_forward_pre_hook(
-                lambda _, args, seen=seen: seen.append(args[0])
-            )
-            with torch.no_grad():
-                dense(input_ids=sequence.token_ids[None])
-            handle.remove()
-            x = seen[0][0, -1].double()
+            x = inputs_of(dense, before, sequence.token_ids)[-1]
             lost = ((before.weight - after.weight).double() @ x).square().sum()
             expected += (lost / (before.weight.double() @ x).square().sum()).item()
         assert row["errors"][-1] == pytest.approx(expected / len(layers), rel=1e-3)
@@ -164,14 +150,9 @@ def test_the_dense_model_diverges_nowhere_from_itself(inputs, tiny_model, tmp_pa
 
 
 def test_a_narrower_model_has_losses_and_no_errors_by_token(
-    inputs, tiny_model, tiny_hessians, tmp_path
+    inputs, tiny_model, tiny_narrow, tmp_path
 ):
-    variant = Variant(solver="structured", sparsity=[0.25], multiple=4)
-    names = {"model": "tiny", "calibration": "rac", "variant": "narrow"}
-    calibration = Calibration(sum={"traces": 1})
-    narrow = tmp_path / "narrow"
-    compress(tiny_model, tiny_hessians, calibration, variant, "structured 0.25", names, narrow)
-    found = measure(inputs, narrow, tiny_model, tmp_path / "l.json")
+    found = measure(inputs, tiny_narrow, tiny_model, tmp_path / "l.json")
     assert found["losses"]["thoughts"]["kl"] > 0 and found["tokens"] == []
 
 

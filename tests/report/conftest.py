@@ -2,7 +2,7 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -211,9 +211,20 @@ def write_page(run, root, provenance=None, output=None, **more) -> Path:
 
 @pytest.fixture(scope="session")
 def made():
-    """How to make artefacts: `made.dense`, `made.cell`, `made.run`, `made.page`."""
+    """How to make artefacts: `made.dense`, `made.cell`, `made.run`, `made.page`; and `made.mixed`.
+
+    That is the configuration of calibrations by c4, by thoughts, and by both.
+    """
 
     class Made:
+        mixed: ClassVar = {
+            "sources": {"c4": {"kind": "text"}, "traces": {"kind": "traces"}},
+            "calibrations": {
+                "c4": {"sum": {"c4": 1}},
+                "mix": {"share": {"c4": 0.5, "traces": 0.5}},
+                "rac": {"sum": {"traces": 1}},
+            },
+        }
         dense = staticmethod(dense)
         cell = staticmethod(cell)
         run = staticmethod(write_run)

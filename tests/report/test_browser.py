@@ -75,15 +75,7 @@ def whole(made, tmp_path_factory):
             )
     cells.append(made.cell("rac", "s-2of4", [1] * 8, pattern="2:4"))
     run = made.run(root, cells)
-    config = {
-        "sources": {"c4": {"kind": "text"}, "traces": {"kind": "traces"}},
-        "calibrations": {
-            "c4": {"sum": {"c4": 1}},
-            "mix": {"share": {"c4": 0.5, "traces": 0.5}},
-            "rac": {"sum": {"traces": 1}},
-        },
-        "evals": {"sums": {"seed": 0}},
-    }
+    config = made.mixed | {"evals": {"sums": {"seed": 0}}}
     return made.page(run, root, {"command": HOSTILE}, config=config)
 
 

@@ -298,15 +298,7 @@ def test_a_mixture_is_judged_by_its_losses(made, tmp_path):
     cells = [made.dense([1] * 9, errors=(0, 0))]
     cells += [made.cell(one, "half", [1] * 9, errors=(0.1, 0.2)) for one in ("c4", "mix", "rac")]
     run = made.run(tmp_path, cells)
-    config = {
-        "sources": {"c4": {"kind": "text"}, "traces": {"kind": "traces"}},
-        "calibrations": {
-            "c4": {"sum": {"c4": 1}},
-            "mix": {"share": {"c4": 0.5, "traces": 0.5}},
-            "rac": {"sum": {"traces": 1}},
-        },
-    }
-    words = read_page(made.page(run, tmp_path, config=config)).words()
+    words = read_page(made.page(run, tmp_path, config=made.mixed)).words()
     assert "Of 1 mixtures these are not shown to be below rac in accuracy" in words
     assert "loss on text +0.000 nats a token [0.000, 0.000]" in words
 
