@@ -3,7 +3,8 @@
     python benchmarks/hessians.py --output FILE.json
 
 Only what is needed counts as useful work: columns² · tokens, half of the 2 · columns² · tokens of the
-whole product. Shares are of the fastest matrix product that the same machine did in the same run.
+whole product. Shares are of the fastest matrix product that the same machine did in the same run. On a GPU,
+where there is one, inputs are bfloat16 and all products TF32.
 
 A second table says what the precision of the inputs does to what is solved by them: SparseGPT at 50 % by the
 Hessian of float32 inputs, of the same rounded as a model in bfloat16 has them, and rounded to the ten bits
@@ -34,10 +35,12 @@ SQUARE = 3072  # size of the product whose speed is the peak
 LENGTH = 2048  # tokens of a calibration sequence of the published code
 SOLVED = {(896, 896): "0.5B attention", (896, 4864): "0.5B down", (1536, 1536): "1.5B attention"}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32  # of the model, and so of inputs
 
 
 def whole_square(total: torch.Tensor, x: torch.Tensor) -> None:
-    """The product as it stands, all tokens at once."""
+    """The product as it stands, all tokens at once, in the precision that is asked for."""
+    x = x.float()
     total.addmm_(x.T, x)
 
 
@@ -76,9 +79,10 @@ def measure(tokens: int, repeats: int) -> dict:
     Methods and the product that the peak is taken from take turns, so that a busy machine slows all.
     """
     best, rows = 0.0, []
+    torch.set_float32_matmul_precision("high" if DEVICE == "cuda" else "highest")
     square = torch.randn(SQUARE, SQUARE, device=DEVICE)
     for columns, where in COLUMNS.items():
-        x = torch.randn(tokens, columns, device=DEVICE)
+        x = torch.randn(tokens, columns, device=DEVICE).to(DTYPE)
         total = torch.zeros(columns, columns, device=DEVICE)
         times: dict[str, list[float]] = {name: [] for name in METHODS}
         for _ in range(repeats + 1):
@@ -100,6 +104,7 @@ def measure(tokens: int, repeats: int) -> dict:
         "device": torch.cuda.get_device_name() if DEVICE == "cuda" else "cpu",
         "torch": torch.__version__,
         "tokens": tokens,
+        "dtype": str(DTYPE).removeprefix("torch."),
         "peak_gflops": best / 1e9,
         "rows": rows,
     }
@@ -151,7 +156,7 @@ def measure_precision(tokens: int) -> list[dict]:
 def markdown(result: dict) -> str:
     """The tables, as the documentation shows them."""
     lines = [
-        f"{result['tokens']:,} tokens a call, float32, {result['device']} ({result['machine']}), "
+        f"{result['tokens']:,} tokens a call in {result['dtype']}, {result['device']} ({result['machine']}), "
         f"torch {result['torch']}; fastest GEMM {result['peak_gflops']:,.0f} GFLOP/s.",
         "",
         "| columns | ours | whole square | published hook | ours: useful share of peak | "

@@ -2,8 +2,9 @@
 
     python benchmarks/solvers.py [--shapes 0.5B,1.5B,7B] --output FILE.json
 
-Layer shapes are those of Qwen2; weights and inputs are random, the inputs correlated and of different sizes.
-A time is the best of several runs. A table for each question goes to standard output:
+On a GPU where there is one. Layer shapes are those of Qwen2; weights and inputs are random, the inputs
+correlated and of different sizes. A time is the best of several runs. A table for each question goes to
+standard output:
 
 1. one solve, the Hessian's factor ready: ours, the published loop, and the loop's trailing updates alone
    (the products that add what a block of 128 columns costs to the columns after it);
@@ -40,7 +41,8 @@ SHARING = {  # rows of the layers that read the same columns
 }
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 W4A16 = grids.Grid("int", 4, 128)
-LONG = 1.5  # seconds that runs are repeated for; one that takes longer is timed once
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LONG = 0.5 if DEVICE == "cuda" else 1.5  # seconds of repeats; a run that takes longer is timed once
 
 
 # ---- the published loops, written down plainly
@@ -48,7 +50,7 @@ LONG = 1.5  # seconds that runs are repeated for; one that takes longer is timed
 
 def published_factor(hessian: torch.Tensor, damping: float = 0.01) -> torch.Tensor:
     """Upper Cholesky factor of the inverse of the damped Hessian: factorize, invert, factorize."""
-    eye = torch.eye(len(hessian))
+    eye = torch.eye(len(hessian), device=hessian.device)
     lower = torch.linalg.cholesky(hessian + damping * hessian.diagonal().mean() * eye)
     return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
 
@@ -111,7 +113,8 @@ def published_gptq(
 def trailing_updates(rows: int, columns: int, block: int = 128) -> Callable[[], None]:
     """Only the products of these loops that go beyond a block."""
     weight, factor, errors = (
-        torch.randn(*shape) for shape in ((rows, columns), (columns, columns), (rows, block))
+        torch.randn(*shape, device=DEVICE)
+        for shape in ((rows, columns), (columns, columns), (rows, block))
     )
 
     def run() -> None:
@@ -130,18 +133,24 @@ def seconds(run: Callable[[], object]) -> float:
     while not times or sum(times) < LONG:
         start = time.perf_counter()
         run()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
 def problem(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight, and the Hessian of 2 × columns correlated inputs whose sizes spread over a factor of ten."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(rows, columns, generator=generator)
-    common = torch.randn(columns // 8, columns, generator=generator)
-    inputs = torch.randn(2 * columns, columns // 8, generator=generator) @ common
-    inputs = inputs / math.sqrt(columns // 8) + torch.randn(inputs.shape, generator=generator)
-    inputs *= torch.logspace(-0.5, 0.5, columns)[torch.randperm(columns, generator=generator)]
+    generator = torch.Generator(DEVICE).manual_seed(0)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=DEVICE)
+
+    weight, common = random(rows, columns), random(columns // 8, columns)
+    inputs = random(2 * columns, columns // 8) @ common / math.sqrt(columns // 8)
+    inputs += random(2 * columns, columns)
+    order = torch.randperm(columns, generator=generator, device=DEVICE)
+    inputs *= torch.logspace(-0.5, 0.5, columns, device=DEVICE)[order]
     return weight, inputs.T @ inputs
 
 
@@ -229,7 +238,9 @@ def measure_sharing(heights: tuple[int, ...], columns: int) -> dict:
 
 
 def machine() -> str:
-    """The processor's name."""
+    """The GPU's name, or the processor's."""
+    if DEVICE == "cuda":
+        return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
@@ -240,7 +251,7 @@ def peak() -> dict[str, float]:
     size = 4096
 
     def rate(dtype: torch.dtype) -> float:
-        one, other = torch.randn(2, size, size, dtype=dtype)
+        one, other = torch.randn(2, size, size, dtype=dtype, device=DEVICE)
         return 2 * size**3 / seconds(lambda: one @ other)
 
     return {"float32": rate(torch.float32), "float64": rate(torch.float64)}

@@ -18,8 +18,6 @@ from rac.propagation import Arrived, Weights
 from rac.reconstruct import reconstruct
 from rac.variants import Reconstruct, Variant
 
-DEVICE = default_device()
-
 Changed = dict[str, dict[str, torch.Tensor]]  # by a stored tensor's name, what takes its place
 
 
@@ -117,9 +115,9 @@ def narrow_all(
     def read(name: str) -> torch.Tensor | None:
         return weights.read(located[name], name) if name in located else None
 
-    start = time.perf_counter()
+    start, device = time.perf_counter(), default_device()
     names = [name for group in inputs.groups for name in group["layers"]]
-    given = {name: inputs.hessians[name].to(DEVICE) for name in names if name in inputs.hessians}
+    given = {name: inputs.hessians[name].to(device) for name in names if name in inputs.hessians}
     try:
         result = narrow.block(read, names, given, config, widths, damping=variant.damping)
     except ValueError as error:
@@ -144,16 +142,16 @@ def _rounded(
     """A narrowed block with the weights of all its layers in scope rounded."""
     rounding = variant.model_copy(update={"solver": None, "sparsity": []})
     narrowed = {entry["name"]: entry for entry in block.layers}
-    entries = []
+    entries, device = [], default_device()
     for group in inputs.groups:
         dense = {n: layers.read(located, n, group["columns"], model) for n in group["layers"]}
         weights_of = {
-            name: result.tensors.get(f"{name}.weight", weight).to(DEVICE, torch.float32)
+            name: result.tensors.get(f"{name}.weight", weight).to(device, torch.float32)
             for name, weight in dense.items()
         }
         columns, hessian, whole = result.columns.get(group["name"]), None, None
         if variant.needs_hessian:
-            whole = hessian = inputs.hessians[group["name"]].to(DEVICE)
+            whole = hessian = inputs.hessians[group["name"]].to(device)
         if columns is not None and hessian is not None:
             hessian = hessian[columns][:, columns]
         dtype = next(iter(dense.values())).dtype
@@ -163,8 +161,8 @@ def _rounded(
             before = narrowed.get(name, {"seconds": 0.0, "warnings": [], "sparsity": 0.0})
             warnings = before["warnings"]
             if columns is not None and whole is not None:  # of what the dense layer gives
-                full = dense[name].to(DEVICE, torch.float32)
-                placed = torch.zeros_like(full).index_copy(1, columns.to(DEVICE), solved.weight)
+                full = dense[name].to(device, torch.float32)
+                placed = torch.zeros_like(full).index_copy(1, columns.to(device), solved.weight)
                 error = solvers.relative_error(full, placed, whole)
                 entry["relative_error"] = error if math.isfinite(error) else None
                 warnings = narrow.above_floor(name, error, result.floors[group["name"]])
@@ -258,22 +256,22 @@ def _given(
     whole: list[str],
 ) -> _Given:
     """The weights and the Hessian of a group, smoothed if that is asked for and a norm makes their input."""
-    hessian = None
+    hessian, device = None, default_device()
     if variant.needs_hessian:
         if group["name"] not in inputs.hessians:
             raise RacError(f"the calibration holds no Hessian of {group['name']}")
-        hessian = inputs.hessians[group["name"]].to(DEVICE)
+        hessian = inputs.hessians[group["name"]].to(device)
     stored = {name: layers.read(located, name, group["columns"], model) for name in group["layers"]}
-    given = {name: weight.to(DEVICE, torch.float32) for name, weight in stored.items()}
+    given = {name: weight.to(device, torch.float32) for name, weight in stored.items()}
     dtype = next(iter(stored.values())).dtype
     strength = variant.quantize.smooth if variant.quantize else None
     if not strength or not group["norm"] or group["layers"] != whole:
         return _Given(given, hessian, dtype, {})
     names = [f"{group['norm']}.{kind}" for kind in ("weight", "bias")]
     norm = {name: weights.read(located[name], name) for name in names if name in located}
-    factors = smooth.factors(inputs.absmax[group["name"]].to(DEVICE), given.values(), strength)
+    factors = smooth.factors(inputs.absmax[group["name"]].to(device), given.values(), strength)
     norm, factors = smooth.smooth_norm(norm, names[0], factors.cpu())
-    factors = factors.to(DEVICE)
+    factors = factors.to(device)
     given = {name: smooth.smooth_weight(weight, factors) for name, weight in given.items()}
     if hessian is not None:
         hessian = smooth.smooth_hessian(hessian, factors)

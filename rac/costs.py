@@ -14,6 +14,7 @@ ITEM = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 HOST = 700e6  # bytes of Python, torch and transformers, imported
 BATCH_TOKENS = 16384  # of rac.blocks, on a GPU
 LOGITS = 2**27  # of rac.losses
+COMPARED = 2**24  # of rac.divergences: numbers of logits at once
 LEVELS = 9  # of rac.evopress
 SEARCHED = 6  # passes of all its samples in a generation: 64 / 32 + 8 / 4 + 2
 GROWTH = 128  # of rac.engines.transformers
@@ -26,7 +27,7 @@ DOUBLE = 2048  # of rac.solvers: columns up to which an error is worked out in f
 SOLVED_TOGETHER = 2**25  # of rac.solvers: numbers of weights in one loop
 SLICE_KERNELS = 25  # of a slice of 128 columns that rac.solvers.kernel settles at once
 COLUMN_KERNELS = 8  # of a column that rac.solvers.columns settles by itself, as it rounds to FP8
-GROUP_KERNELS = 7  # a column's share of those that choose an n:m mask and settle m columns
+GROUP_KERNELS = 8  # a column's share of those that choose an n:m mask beside it
 BLOCK_KERNELS = 40  # of a decoder block that decodes a token
 
 
@@ -45,7 +46,7 @@ SOLVERS = {
     "magnitude": Solver(0, 0, 10, 0, 0, 0),
     "wanda": Solver(0, 0, 10, 0, 0, 0),
     "sparsegpt": Solver(4, 1, 12, 4096, 1 / 3, 1),
-    "alps": Solver(5, 4, 13, 4096, 10, 137),  # 60 iterations
+    "alps": Solver(7, 4, 13, 4096, 10, 137),  # two matrices of cuSOLVER; 60 iterations
     "structured": Solver(4, 3, 10, 8192, 4, 1),
     "gptq": Solver(5, 1, 10, 4096, 1 / 3, 1),
     "joint": Solver(0, 0, 10, 0, 0, 1),  # by the factor of sparsegpt
@@ -170,10 +171,9 @@ def shape(values: Mapping[str, Any], dtype: str) -> Shape:
 def activations(model: Shape, tokens: int) -> float:
     """Bytes that a block's forward pass needs beside its weights, at its widest place, the MLP.
 
-    That is gate, up and their product; or, for a Hessian, the product, a selection, that in float32.
+    That is gate, up and their product.
     """
-    widest = max(3 * model.item, 2 * model.item + (4 if model.item < 4 else 0))
-    return tokens * (widest * model.mlp + 4 * model.item * model.hidden)
+    return float(tokens * model.item * (3 * model.mlp + 4 * model.hidden))
 
 
 def hessians(model: Shape, source: Source, trace: int, device: Device) -> Cost:
@@ -185,11 +185,14 @@ def hessians(model: Shape, source: Source, trace: int, device: Device) -> Cost:
     parts = len(source_parts(source.kind))
     batch = min(max(BATCH_TOKENS, trace), source.tokens)
     squares = sum(group.columns**2 for group in model.groups)
+    # A product of 16 bit numbers, the largest of which has half of the columns, is made and then added.
+    product = max(group.columns for group in model.groups) ** 2 if model.item < 4 else 0
     attention = 2 * trace * model.heads * model.head  # causal: half of the pairs
     flops = float(model.blocks * source.tokens * (2 * model.block + squares + attention))
     return Cost(
         device=max(model.block, model.vocabulary * model.hidden) * model.item
         + 4 * parts * squares
+        + product
         + activations(model, batch),
         host=HOST + source.tokens * model.hidden * model.item + 4 * parts * squares,
         disk=4 * parts * (model.blocks * squares + model.hidden**2),
@@ -231,9 +234,11 @@ def kernels(step: str, variant: Variant) -> float:
     if step not in LOOPS:
         return 0.0
     rounds = variant.quantize if step != "sparsegpt" else None
-    chooses = step != "gptq" and variant.pattern != "unstructured"
-    alone = COLUMN_KERNELS if rounds and rounds.scheme == "fp8" else SLICE_KERNELS / 128
-    return alone + (GROUP_KERNELS if chooses else 0)
+    pruned = SLICE_KERNELS / 128 if step == "joint" else 0.0  # alone at first, for its scales
+    if not rounds or rounds.scheme != "fp8":
+        return pruned + SLICE_KERNELS / 128
+    chooses = step == "joint" and variant.pattern != "unstructured"
+    return pruned + COLUMN_KERNELS + (GROUP_KERNELS if chooses else 0)
 
 
 def batches(heights: Iterable[int], columns: int) -> list[int]:
@@ -412,7 +417,11 @@ def losses(model: Shape, sources: Iterable[Source], sequence: int, device: Devic
     """
     each = [source.tokens for source in sources]
     batch = min(max(LOGITS // model.vocabulary, sequence), sum(each))
-    logits = model.vocabulary * (2 * batch * model.item + sequence * 16)
+    predicted = (
+        sequence * model.vocabulary
+    )  # of 16 bits, the loss takes a copy in float32 and its softmax
+    beside = max(predicted * (8 if model.item < 4 else 4), 16 * min(predicted, COMPARED))
+    logits = 2 * batch * model.vocabulary * model.item + beside
     flops = 4 * model.weights * (sum(each) + each[0])
     largest = max(group.columns * max(group.layers) for group in model.groups)
     return Cost(

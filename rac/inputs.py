@@ -8,7 +8,8 @@ import torch
 from rac import blocks, sources
 from rac.errors import RacError
 
-PANEL = 128  # columns of the squares on the diagonal, the only ones computed whole
+# Columns of the squares on the diagonal, the only ones computed whole: fewer are less work, but slower.
+PANEL = {"cpu": 128, "cuda": 512}
 
 
 class Inputs(NamedTuple):
@@ -116,35 +117,37 @@ def add_outer_product(total: torch.Tensor, x: torch.Tensor) -> None:
     """Add xᵀx to the lower triangle of `total`, at half the work of the whole product.
 
     Recursive halving: the off-diagonal quarter is one product, and only squares of PANEL columns on
-    the diagonal are computed whole. Activations of 16 bits are exact in TF32, which is used on GPUs.
+    the diagonal are computed whole. On a GPU numbers of 16 bits are multiplied as such: products are exact in
+    float32, in which they are added up.
 
     Args:
         total: float32 [columns, columns]; above the diagonal it holds nothing of use afterwards.
         x: [rows, columns].
     """
-    is_exact = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16)
-    precision = torch.get_float32_matmul_precision()
-    if is_exact:
-        torch.set_float32_matmul_precision("high")
-    try:
-        _add_below(total, x.float())
-    finally:  # memory may be short, and the stage goes on with less
-        torch.set_float32_matmul_precision(precision)
+    _add_below(total, x if x.is_cuda else x.float())
 
 
 def _add_below(total: torch.Tensor, x: torch.Tensor) -> None:
-    if len(total) <= PANEL:
-        total.addmm_(x.T, x)
+    if len(total) <= PANEL[total.device.type]:
+        _add_product(total, x, x)
         return
     half = _half(len(total))
     _add_below(total[:half, :half], x[:, :half])
     _add_below(total[half:, half:], x[:, half:])
-    total[half:, :half].addmm_(x[:, half:].T, x[:, :half])
+    _add_product(total[half:, :half], x[:, half:], x[:, :half])
+
+
+def _add_product(total: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> None:
+    """Add rowsᵀ · columns to a float32 `total`."""
+    if rows.dtype == torch.float32:
+        total.addmm_(rows.T, columns)
+    else:
+        total.add_(torch.mm(rows.T, columns, out_dtype=torch.float32))
 
 
 def mirror(total: torch.Tensor) -> None:
     """Make a matrix symmetric by its lower triangle, in place."""
-    if len(total) <= PANEL:
+    if len(total) <= PANEL[total.device.type]:
         total.copy_(total.tril() + total.tril(-1).T)
         return
     half = _half(len(total))

@@ -10,7 +10,6 @@ from rac.definitions import Sampling, Workload
 from rac.engines.transformers import generate, load
 from rac.errors import RacError, one_line
 from rac.models import checkpoint as checkpoints
-from rac.models import weights
 from rac.progress import progress
 from rac.provenance import provenance, write_record
 
@@ -18,7 +17,7 @@ from rac.provenance import provenance, write_record
 def measure_runtime(
     workload: Workload, dense: Path, checkpoint: Path, dtype: str, output: Path
 ) -> None:
-    """Write runtime/{workload}.json: generated tokens/s by batch size, speed-up, peak memory, size.
+    """Write runtime/{workload}.json: generated tokens/s by batch size, speed-up, peak memory.
 
     Repeats alternate between the two models, so that a change of the machine's load meets both. Prompts
     are random tokens and nothing stops early: the work is the same for both models.
@@ -60,7 +59,6 @@ def measure_runtime(
             "batches": batches,
             "peak_memory_bytes": peaks["compressed"],
             "dense_peak_memory_bytes": peaks["dense"],
-            **weights.size(checkpoint),
             "threads": torch.get_num_threads(),
             "device": str(models["dense"].device),
             "dtype": dtype,

@@ -105,6 +105,36 @@ def _random_qwen2(seed: int = 0, **settings):
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+@pytest.fixture(autouse=True)
+def same_on_all_machines(request, monkeypatch):
+    """In a test that is not marked `gpu` torch sees none."""
+    if not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The first GPU. A test that asks for it is marked `gpu` and skipped where there is none."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU: torch sees none on this machine")
+    return torch.device("cuda")
+
+
+@pytest.fixture
+def short_memory(gpu):
+    """A function (bytes) after which torch takes no more of the GPU's memory than what it holds and that."""
+    total = torch.cuda.get_device_properties(gpu).total_memory
+
+    def shorten(size: int) -> None:
+        torch.cuda.empty_cache()
+        share = (torch.cuda.memory_reserved() + size) / total
+        torch.cuda.set_per_process_memory_fraction(share)
+
+    yield shorten
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the repository."""

@@ -17,6 +17,7 @@ from rac.errors import RacError
 from rac.models import quantized
 from rac.solvers import columns as solvers_columns
 from rac.solvers import gptq
+from rac.solvers.patterns import parse
 from rac.variants import Variant
 
 MEDIUM = {
@@ -34,11 +35,12 @@ METHODS = ("gptq", "rtn", "joint")
 
 
 def test_constants_are_those_of_the_stages():
-    from rac import blocks, losses
+    from rac import blocks, divergences, losses
     from rac.engines import transformers
 
     assert blocks.BATCH_TOKENS["cuda"] == costs.BATCH_TOKENS
     assert losses.LOGITS == costs.LOGITS
+    assert divergences.LOGITS == costs.COMPARED
     assert transformers.GROWTH == costs.GROWTH
     assert solvers.TOGETHER == costs.SOLVED_TOGETHER
     for columns in (costs.DOUBLE, costs.DOUBLE + 1):
@@ -164,26 +166,35 @@ class Launches(TorchDispatchMode):
         {"solver": "sparsegpt", "pattern": "4:8"},
         {"quantize": {"scheme": "w4a16"}},
         {"quantize": {"scheme": "fp8"}},
+        PRUNED | {"quantize": {"scheme": "w4a16", "method": "joint"}},
+        {
+            "solver": "sparsegpt",
+            "pattern": "2:4",
+            "quantize": {"scheme": "fp8", "method": "joint"},
+        },
     ],
 )
 def test_kernels_of_a_column(monkeypatch, asked):
     """Operations of the loop, with one in the place of each call of the Triton kernel."""
     variant, columns = Variant(**asked), 512
-    (step,) = costs.steps(variant)
-    if variant.quantize is None or variant.quantize.scheme != "fp8":
-        monkeypatch.setattr(
-            solvers_columns, "settle_one_by_one", lambda c, e, *_: torch.neg(c, out=e)
-        )
-        monkeypatch.setattr(solvers_columns, "INNER", (128,))
+    step = costs.steps(variant)[-1]
+    by_kernel = (lambda c, e, *_: torch.neg(c, out=e)), (128,)
+
+    def settle_by(lost, settling):
+        fits = settling.grid is None or settling.grid.kind == "int"
+        return by_kernel if fits else (solvers_columns.settle_one_by_one, solvers_columns.INNER)
+
+    monkeypatch.setattr(solvers_columns, "_settle_by", settle_by)
     weight, x = torch.randn(64, columns), torch.randn(2 * columns, columns)
-    prepared = solvers.prepare(x.T @ x, step)
     pattern = variant.pattern if ":" in variant.pattern else "unstructured 0.5"
+    prepared = solvers.prepare(x.T @ x, "gptq" if step == "gptq" else "sparsegpt")
     with Launches() as launches:
         if step == "sparsegpt":
             solvers.prune(weight, prepared, pattern, step)
         else:
             grid = quantized.grid(variant.quantize.scheme, 128)
-            gptq.quantize(weight, prepared, grid, torch.bfloat16)
+            chosen = parse(pattern) if step == "joint" else None
+            gptq.quantize(weight, prepared, grid, torch.bfloat16, pattern=chosen)
     assert costs.kernels(step, variant) == pytest.approx(launches.count / columns, abs=0.3)
 
 

@@ -103,3 +103,17 @@ def test_a_driver_that_is_not_there_is_no_error(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, nvmlInit=fail))
     assert energy.read(tmp_path) == {}
+
+
+@pytest.mark.gpu
+def test_a_gpu_says_what_it_spends(gpu, monkeypatch):
+    monkeypatch.undo()
+    import torch
+
+    before = energy.read()
+    assert "gpu 0" in before
+    x = torch.randn(8192, 8192, device=gpu)
+    for _ in range(100):
+        x @ x
+    torch.cuda.synchronize()
+    assert energy.spent(before, energy.read()) > 10

@@ -361,3 +361,20 @@ def test_a_batch_that_memory_is_short_for_is_halved(
     ):
         hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "i", batch_tokens=400)
     assert asked[3:] == [400, 200, 100, 64] and not (tmp_path / "i").exists()
+
+
+@pytest.mark.gpu
+def test_a_gpu_whose_memory_is_really_short_sums_the_same(
+    short_memory, random_qwen2, save_model, write_sequences, tmp_path, capsys
+):
+    model = save_model(random_qwen2(hidden_size=256, intermediate_size=1024), tmp_path / "model")
+    sequences = write_sequences(tmp_path / "s", model, "traces", [512] * 40)
+    hessians.accumulate(model, sequences, "float32", tmp_path / "whole")
+    short_memory(2**27)
+    hessians.accumulate(model, sequences, "float32", tmp_path / "halved")
+    assert "memory is short: again with" in capsys.readouterr().err
+    assert read_json(tmp_path / "halved/index.json")["batch_tokens"] < 16384
+    for file in (tmp_path / "whole").glob("*.safetensors"):
+        for key, expected in load_file(file).items():
+            found = load_file(tmp_path / "halved" / file.name)[key]
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)

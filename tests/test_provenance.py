@@ -5,6 +5,8 @@ import platform
 import tempfile
 from pathlib import Path
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +51,9 @@ def test_a_record_tells_whether_it_is_the_one_that_was_written(values):
     assert is_whole(read)
     assert not is_whole(read | {"another key": 1})
     assert not is_whole({key: value for key, value in read.items() if key != RECORD})
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named(gpu):
+    made = provenance("traces")["provenance"]
+    assert torch.cuda.get_device_name() in made["machine"]["gpus"]

@@ -33,6 +33,15 @@ INNER = (64, 16)
 Begin = Callable[[slice, torch.Tensor], None]
 
 
+class Groups(NamedTuple):
+    """An n:m mask that is chosen on the way: of every m columns of a row, where w² / U_jj² is least."""
+
+    size: int  # m
+    counts: torch.Tensor  # how many of them are pruned, in each row of the weight, int32 [out]
+    pivots: torch.Tensor  # 1 / U_jj [in]
+    kept: torch.Tensor  # boolean [in, out], to be filled
+
+
 class Settling(NamedTuple):
     """How columns are settled: pruned, rounded, or both."""
 
@@ -42,6 +51,7 @@ class Settling(NamedTuple):
     scales: torch.Tensor | None = None  # [groups, out], if columns are rounded
     group: list[int] | None = None  # of each column, its row of `scales`
     grid: Grid | None = None  # whose codes, times scales, are the numbers to round to
+    groups: Groups | None = None  # what fills `drop`, for a kernel that does so itself
 
 
 # Settles the columns of a slice: `settle_one_by_one` and `rac.solvers.kernel.settle_at_once`.
@@ -59,7 +69,8 @@ def sweep(
         settling: what turns w_j into ŵ_j.
         begin: by width: called at every multiple of it, with the slice of so many columns, or of as many
             as are left, and their w [columns, out] as settled columns determine it; it may fill
-            `settling.drop`. Of two widths, one must divide the other.
+            `settling.drop`. Of two widths, one must divide the other. With `settling.groups`, that of their
+            size is not called where a kernel does its work.
 
     Yields:
         Slices of columns that are settled, and their ŵ [columns, out].
@@ -67,14 +78,11 @@ def sweep(
     widest = max(begin, default=1)
     block = widest if widest > BLOCK else BLOCK - BLOCK % widest
     ahead = max(AHEAD - AHEAD % block, block)
-    settle: Settle = settle_one_by_one
-    inner: tuple[int, ...] = INNER
-    if lost.is_cuda and importlib.util.find_spec("triton"):
-        from rac.solvers import kernel
-
-        if kernel.fits(lost, settling):
-            settle, inner = kernel.settle_at_once, (kernel.MOST,)
+    settle, inner = _settle_by(lost, settling)
     widths = _inner_widths(block, begin, inner)
+    if settling.groups and settle is not settle_one_by_one:
+        begin = {width: call for width, call in begin.items() if width != settling.groups.size}
+        widths = [width for width in widths if width != settling.groups.size]
     for start in range(0, len(lost), ahead):
         sums = spread[start : start + ahead, :start] @ lost[:start]
         for first in range(start, start + len(sums), block):
@@ -87,6 +95,16 @@ def sweep(
             later = spread[here.stop : start + len(sums), here]
             sums[here.stop - start :].addmm_(later, lost[here])
             yield here, columns
+
+
+def _settle_by(lost: torch.Tensor, settling: Settling) -> tuple[Settle, tuple[int, ...]]:
+    """What settles the columns of the finest slices, and how wide these are: a kernel, if there is one."""
+    if lost.is_cuda and importlib.util.find_spec("triton"):
+        from rac.solvers import kernel
+
+        if kernel.fits(lost, settling):
+            return kernel.settle_at_once, (kernel.MOST,)
+    return settle_one_by_one, INNER
 
 
 def _sweep_block(

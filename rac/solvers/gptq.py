@@ -107,21 +107,21 @@ def quantize_all(
     dense = shape = factor.alive(stacked(weights))
     order = torch.arange(dense.shape[1]) if factor.order is None else factor.order
     begin: dict[int, Begin] = {}
-    drop = mask = None
+    settling, mask = Settling(), None
     if masks is not None:
         mask = stacked(masks)
         shape = dense.masked_fill(~mask, 0)
-        drop = transposed(~mask)[order].to(dense.dtype)
+        settling = Settling(transposed(~mask)[order].to(dense.dtype))
     if patterns is not None:
         alone = sparsegpt.prune_all(dense.split(heights), factor, patterns, block=block)
         shape = stacked([pruned.weight for pruned in alone])
-        begin, drop, kept = sparsegpt.masking(dense, heights, factor, patterns, block)
+        begin, settling, kept = sparsegpt.masking(dense, heights, factor, patterns, block)
     scales = grids.scales_of(shape, grid, scale_dtype, (factor.pivots**2)[order.argsort()])
 
     codes = torch.empty(dense.shape[::-1], dtype=grids.dtype_of_codes(grid), device=dense.device)
     exact = scales.T.to(dense.dtype).contiguous()
     group = [j // (grid.group or len(order)) for j in order.tolist()]
-    settling = Settling(drop, exact, group, grid)
+    settling = settling._replace(scales=exact, group=group, grid=grid)
     columns = transposed(dense)[order]
     for here, settled in sweep(columns, factor.spread.to(dense.dtype), settling, begin):
         codes[order[here]] = grids.to_codes(settled / exact[group[here]], grid).to(codes.dtype)

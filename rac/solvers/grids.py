@@ -61,10 +61,11 @@ def scales_of(
     if importance is None or grid.bits > 4:
         return _representable(full, scale_dtype)
     roots = importance.sqrt().to(weight.dtype).view(-1, size)
+    rows = 2048 if weight.is_cuda else 64  # what caches hold, and what keeps a GPU busy
     return torch.cat(
         [
             _searched(part, of_part, roots, grid, scale_dtype)
-            for part, of_part in zip(grouped.split(64), full.split(64), strict=True)  # cached
+            for part, of_part in zip(grouped.split(rows), full.split(rows), strict=True)
         ]
     )
 

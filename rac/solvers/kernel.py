@@ -34,12 +34,16 @@ def settle_at_once(
             columns in registers: more than `MOST` of them are slow.
     """
     count, rows = columns.shape
-    drop, scales, group = columns, columns, columns  # what is not asked for is not read
-    if settling.drop is not None:
+    drop = scales = group = counts = pivots = kept = columns  # what is not asked for is not read
+    groups, here = settling.groups, slice(offset, offset + count)
+    if groups:
+        counts, pivots = groups.counts, groups.pivots[here]
+        kept = groups.kept[here].view(torch.uint8)
+    elif settling.drop is not None:
         first = offset % len(settling.drop)
         drop = settling.drop[first : first + count]
     if settling.scales is not None and settling.group is not None:
-        scales, numbers = settling.scales, settling.group[offset : offset + count]
+        scales, numbers = settling.scales, settling.group[here]
         group = torch.tensor(numbers, dtype=torch.int32, device=columns.device)
     grid = settling.grid
     _settle[(triton.cdiv(rows, ROWS),)](
@@ -49,13 +53,17 @@ def settle_at_once(
         drop,
         scales,
         group,
+        counts,
+        pivots,
+        kept,
         count,
         rows,
         inverse.stride(0),
         inverse.stride(1),
         grid.lowest if grid else 0.0,
         grid.highest if grid else 0.0,
-        PRUNES=settling.drop is not None,
+        GROUP=groups.size if groups else 0,
+        PRUNES=groups is not None or settling.drop is not None,
         ROUNDS=settling.scales is not None,
         COUNT=max(triton.next_power_of_2(count), 2),
         ROWS=ROWS,
@@ -70,12 +78,16 @@ def _settle(
     drop,
     scales,
     group,
+    counts,
+    pivots,
+    kept,
     count,
     rows,
     stride,
     step,
     lowest,
     highest,
+    GROUP: tl.constexpr,
     PRUNES: tl.constexpr,
     ROUNDS: tl.constexpr,
     COUNT: tl.constexpr,
@@ -88,7 +100,22 @@ def _settle(
     at = k[:, None] * rows + row[None, :]
     tile = tl.load(columns + at, mask=here, other=0.0)
     lost = tl.zeros([COUNT, ROWS], tl.float32)
+    chosen = tl.zeros([COUNT, ROWS], tl.float32)  # 1 where GROUP columns have chosen to prune
+    if GROUP:
+        least = tl.load(counts + row, mask=inside, other=0)
+        weights = tl.load(pivots + k, mask=k < count, other=0.0)
     for j in range(count):
+        if GROUP:  # noqa: SIM102 - known when it is compiled, what follows is not
+            if j % GROUP == 0:
+                scores = tl.abs(tile * weights[:, None])
+                before = tl.zeros([COUNT, ROWS], tl.int32)
+                for i in range(j, j + GROUP):
+                    one = tl.sum(tl.where(k[:, None] == i, scores, 0.0), axis=0)[None, :]
+                    tied = (one == scores) & (i < k[:, None])
+                    before += ((one < scores) | tied).to(tl.int32)
+                of_group = (k[:, None] >= j) & (k[:, None] < j + GROUP)
+                pruned = tl.where(before < least[None, :], 1.0, 0.0)
+                chosen = tl.where(of_group, pruned, chosen)
         column = tl.sum(tl.where(k[:, None] == j, tile, 0.0), axis=0)
         settled = column
         scale = column
@@ -97,7 +124,10 @@ def _settle(
             settled = tl.minimum(tl.maximum(column / scale, lowest), highest)
             settled = (settled + MAGIC) - MAGIC
         if PRUNES:
-            dropped = tl.load(drop + j * rows + row, mask=inside, other=0.0)
+            if GROUP:
+                dropped = tl.sum(tl.where(k[:, None] == j, chosen, 0.0), axis=0)
+            else:
+                dropped = tl.load(drop + j * rows + row, mask=inside, other=0.0)
             settled = settled - settled * dropped
         if ROUNDS:
             settled = settled * scale
@@ -107,3 +137,5 @@ def _settle(
         lost = tl.where(k[:, None] == j, error[None, :], lost)
     tl.store(columns + at, tile, mask=here)
     tl.store(errors + at, lost, mask=here)
+    if GROUP:
+        tl.store(kept + at, (chosen == 0.0).to(tl.uint8), mask=here)

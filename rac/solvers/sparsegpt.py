@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rac.solvers.columns import Begin, Settling, sweep, transposed
+from rac.solvers.columns import Begin, Groups, Settling, sweep, transposed
 from rac.solvers.factor import Factor, factorize
 from rac.solvers.patterns import Pattern, Pruned, apart, smallest, smallest_of_few, stacked
 
@@ -53,11 +53,11 @@ def prune_all(
         ValueError: `block` is not positive, or groups differ in size.
     """
     heights, weight = [len(one) for one in weights], stacked(weights)
-    begin, drop, kept = masking(weight, heights, factor, patterns, block)
+    begin, settling, kept = masking(weight, heights, factor, patterns, block)
 
     solved = torch.empty_like(weight)
     columns = transposed(factor.alive(weight))
-    for here, settled in sweep(columns, factor.spread.to(weight.dtype), Settling(drop), begin):
+    for here, settled in sweep(columns, factor.spread.to(weight.dtype), settling, begin):
         solved[:, here] = settled.T
     both = zip(apart(solved, heights), apart(kept.T.contiguous(), heights), strict=True)
     return [Pruned(*one, factor.damping) for one in both]
@@ -69,7 +69,7 @@ def masking(
     factor: Factor,
     patterns: Sequence[Pattern],
     block: int,
-) -> tuple[dict[int, Begin], torch.Tensor, torch.Tensor]:
+) -> tuple[dict[int, Begin], Settling, torch.Tensor]:
     """What chooses masks as `rac.solvers.columns.sweep` goes along.
 
     Args:
@@ -78,30 +78,34 @@ def masking(
         factor, patterns, block: of `prune_all`.
 
     Returns:
-        `begin` of the loop, which fills the other two: 1 where the latest columns are to be pruned and else 0
-        [width, out], column j in row j % width; and the mask of all that is kept, [in, out].
+        `begin` and `settling` of the loop, and the mask of all that is kept [in, out], which it fills.
     """
     if block < 1:
         raise ValueError(f"block must be positive: {block}")
-    groups = {pattern.group for pattern in patterns}
-    if len(groups) != 1:
+    sizes = {pattern.group for pattern in patterns}
+    if len(sizes) != 1:
         raise ValueError(
-            f"patterns with groups of {sorted(groups)} columns go in loops of their own"
+            f"patterns with groups of {sorted(sizes)} columns go in loops of their own"
         )
-    group = groups.pop()
-    pivots = factor.pivots.to(weight.dtype)[:, None]
+    group = sizes.pop()
+    pivots = factor.pivots.to(weight.dtype)
     width = group if group > 1 else min(block, len(pivots))
     drop = weight.new_empty(width, len(weight))
     kept = torch.empty(weight.shape[::-1], dtype=torch.bool, device=weight.device)
 
     def choose(here: slice, columns: torch.Tensor) -> None:
-        scaled = (columns * pivots[here]).split(list(heights), dim=1)
+        scaled = (columns * pivots[here, None]).split(list(heights), dim=1)
         chosen = [dropped(*both) for both in zip(scaled, patterns, strict=True)]
         pruned = stacked(chosen, dim=1)
         drop[: len(columns)] = pruned
         torch.logical_not(pruned, out=kept[here])
 
-    return {width: choose}, drop, kept
+    groups = None
+    if group > 1:
+        counts = [int(pattern.sparsity * group) for pattern in patterns]
+        of_row = torch.tensor(counts, dtype=torch.int32).repeat_interleave(torch.tensor(heights))
+        groups = Groups(group, of_row.to(weight.device), pivots, kept)
+    return {width: choose}, Settling(drop, groups=groups), kept
 
 
 def dropped(scaled: torch.Tensor, pattern: Pattern) -> torch.Tensor:

@@ -339,3 +339,35 @@ def test_a_chunk_that_memory_is_short_for_is_generated_in_halves(tiny_model, mon
     limit = 0
     with pytest.raises(RacError, match="memory is short for a single sample"):
         list(run(PROMPTS, SEEDS, lambda tokens: None))
+
+
+@pytest.fixture(scope="module")
+def wide_model(random_qwen2, save_model, tmp_path_factory):
+    """Large enough for its activations to fill memory."""
+    settings = {"hidden_size": 256, "intermediate_size": 1024, "max_position_embeddings": 1024}
+    return save_model(random_qwen2(**settings), tmp_path_factory.mktemp("models") / "wide")
+
+
+@pytest.mark.gpu
+def test_a_gpu_draws_what_the_cpu_draws(gpu, wide_model):
+    network = engine.load(wide_model, "float32")
+    prompts = [[5 + i, 9, 12 + i] for i in range(64)]
+    drawn = [
+        generate(network.to(device), [2], prompts, list(range(64)), SAMPLING, 24)
+        for device in ("cpu", gpu)
+    ]
+    same = sum(here == there for here, there in zip(*drawn, strict=True))
+    assert same >= 60  # a draw that is at the border of two tokens may fall to the other one
+
+
+@pytest.mark.gpu
+def test_a_gpu_whose_memory_is_really_short_generates_in_halves(wide_model, short_memory, capsys):
+    prompts, seeds = [[5 + i % 50] * 500 for i in range(64)], list(range(64))
+    run = engine.open_engine(Task(wide_model, "float32", SAMPLING, 16, 500, 64))
+    [group] = run(prompts, seeds, lambda tokens: None)
+    short_memory(2**28)
+    [halved] = run(prompts, seeds, lambda tokens: None)
+    assert "samples at once from now on" in capsys.readouterr().err
+    assert all(answer.halvings for _, answer in halved)
+    same = sum(a.token_ids == b.token_ids for (_, a), (_, b) in zip(group, halved, strict=True))
+    assert same >= 60

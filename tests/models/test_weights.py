@@ -76,3 +76,17 @@ def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path, weight_
     (tmp_path / weights.INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(RacError, match="does not say which file of its folder holds which weight"):
         weights.files(tmp_path)
+
+
+def test_sizes_count_what_is_stored_tied_numbers_once(random_qwen2, tmp_path):
+    model = random_qwen2()
+    model.model.layers[0].mlp.gate_proj.weight.data[:, ::2] = 0
+    model.save_pretrained(tmp_path)
+    parameters = sum(p.numel() for p in model.parameters())
+    zeros = sum(int((p == 0).sum()) for p in model.parameters())
+    assert zeros >= model.config.hidden_size // 2 * model.config.intermediate_size
+    assert weights.size(tmp_path) == {
+        "parameters": parameters,
+        "nonzero_parameters": parameters - zeros,
+        "bytes_on_disk": (tmp_path / "model.safetensors").stat().st_size,
+    }

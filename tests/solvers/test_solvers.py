@@ -263,3 +263,21 @@ def test_lost_share_is_the_relative_error():
         solution = rac.solve(weight, hessian, pattern)
         share = solvers.lost_share(weight, solution.weight, hessian, dense)
         assert share == solution.relative_error
+
+
+# ---- on a GPU: the same sums in another order, and Triton's kernel in the place of the loop
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pattern", ["unstructured 0.5", "2:4"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_gpu_finds_the_same_zeros(gpu, solver, pattern):
+    weight, hessian = correlated(rows=600, columns=384, tokens=1024)
+    here = rac.solve(weight, hessian, pattern, solver)
+    there = rac.solve(weight.to(gpu), hessian.to(gpu), pattern, solver)
+    assert there.weight.device.type == "cuda"
+    assert (here.mask == there.mask.cpu()).float().mean() > 0.999
+    assert there.relative_error == pytest.approx(here.relative_error, rel=2e-3)
+    kept = here.mask & there.mask.cpu()
+    far = (here.weight - there.weight.cpu())[kept].norm() / here.weight[kept].norm()
+    assert far < 0.02

@@ -243,3 +243,17 @@ def test_a_hessian_of_another_input_is_refused():
 def test_by_magnitude_keeps_the_units_of_largest_norm():
     weight = torch.tensor([[3.0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 2]])
     assert structured.by_magnitude(weight, 2, 2).tolist() == [True] * 2 + [False] * 2 + [True] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("unit", [1, 32])
+def test_a_gpu_removes_the_same_units(gpu, unit):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1024, 384, generator=generator)
+    x[:, 1:] += x[:, :-1]
+    weight, hessian = torch.randn(100, 384, generator=generator), x.T @ x
+    keep = 384 // unit // 2
+    here = structured.remove(weight, structured.prepare(hessian), unit, keep)
+    there = structured.remove(weight.to(gpu), structured.prepare(hessian.to(gpu)), unit, keep)
+    assert torch.equal(here.kept, there.kept.cpu())
+    torch.testing.assert_close(there.weight.cpu(), here.weight, rtol=1e-4, atol=1e-4)
