@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 
-from rac.report.style import RC, Picture, svg
+from rac.report.style import RC, Picture, svg, write
 
 PROCESSES = 8  # at most
 
@@ -56,10 +57,9 @@ def _finish(job: Callable[[], Iterable[Drawn]]) -> list[Finished]:
 def rendered(figure: Figure) -> tuple[str, bytes]:
     """A figure as SVG text and as PDF; the same figure gives the same bytes."""
     text, stream = svg(figure), io.BytesIO()
-    figure.set_layout_engine("none")  # keep the places that drawing gave
     with rc_context(RC):
         unsaid = dict.fromkeys(("Creator", "Producer", "CreationDate"))
-        figure.savefig(stream, format="pdf", metadata=unsaid)
+        write(figure, FigureCanvasPdf(figure).print_pdf, stream, unsaid)
     return text, stream.getvalue()
 
 

@@ -6,16 +6,17 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from multiprocessing import util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pandas as pd
 from fontTools import subset
 from markupsafe import escape
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -228,13 +229,28 @@ def log_axis(axes: Axes, which: str) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def write(figure: Figure, method: Callable, stream: IO, metadata: dict[str, None]) -> None:
+    """Call the method of a figure's canvas that writes it; it is laid out the first time and then stays so.
+
+    The figure's savefig would draw all of it once more each time, for the sake of the layout.
+    """
+    dpi = figure.dpi  # of images; whatever measures or writes changes it
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.dpi = dpi
+    with rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+    method(stream, metadata=metadata)
+    figure.dpi = dpi
+
+
 def svg(figure: Figure) -> str:
     """A figure as SVG text; the same figure gives the same bytes."""
     font()
     stream = io.StringIO()
     unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context(RC):
-        figure.savefig(stream, format="svg", metadata=unsaid)
+        write(figure, FigureCanvasSVG(figure).print_svg, stream, unsaid)
     # Coordinates to a tenth of a point; what follows a colon is a style's.
     places = r"(?<!: )(?<=[ \"(,LMCQ-])(\d+\.\d)\d+(?=[ \"),\n])"
     text = re.sub(places, r"\1", stream.getvalue())
