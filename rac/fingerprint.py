@@ -9,6 +9,7 @@ uses it.
 import ast
 import functools
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -97,20 +98,23 @@ def _read(file: Path) -> tuple[str, tuple[str, ...]]:
     """Digest of a module's code, and the names of the package's modules that it imports."""
     tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     imported: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             imported.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.update(f"{node.module}.{alias.name}" for alias in node.names)
             imported.add(node.module)
-    digest = hashlib.sha256(ast.unparse(_without_docstrings(tree)).encode()).hexdigest()
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):  # a docstring
+                node.body = node.body[1:] or [ast.Pass()]
+    digest = hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
     return digest, tuple(name for name in imported if _module(name))
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body
-            if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                node.body = body[1:] or [ast.Pass()]
-    return tree
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and the statements in it; what is within expressions, nine tenths of a tree, is passed by."""
+    yield node
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for inner in getattr(node, field, ()):
+            yield from _statements(inner)
