@@ -66,10 +66,10 @@ def inputs(
 
     def stored(block: int, arrived: dict[str, Arrived]) -> Inputs:
         smoothed = variant.quantize and variant.quantize.smooth
-        absmax = hessians.combine_absmax(terms, block) if smoothed else {}
-        return Inputs(
-            by_block[block], hessians.combine(terms, block), absmax, arrived, token_weights
-        )
+        whole: set[Path] = set()
+        combined = hessians.combine(terms, block, whole)
+        absmax = hessians.combine_absmax(terms, block, whole) if smoothed else {}
+        return Inputs(by_block[block], combined, absmax, arrived, token_weights)
 
     if not variant.needs_sequences:
         yield from (stored(block, {}) for block in by_block)

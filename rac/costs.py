@@ -417,9 +417,8 @@ def losses(model: Shape, sources: Iterable[Source], sequence: int, device: Devic
     """
     each = [source.tokens for source in sources]
     batch = min(max(LOGITS // model.vocabulary, sequence), sum(each))
-    predicted = (
-        sequence * model.vocabulary
-    )  # of 16 bits, the loss takes a copy in float32 and its softmax
+    predicted = sequence * model.vocabulary
+    # Of 16 bits, the loss takes a copy in float32 and its softmax.
     beside = max(predicted * (8 if model.item < 4 else 4), 16 * min(predicted, COMPARED))
     logits = 2 * batch * model.vocabulary * model.item + beside
     flops = 4 * model.weights * (sum(each) + each[0])

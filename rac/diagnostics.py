@@ -76,11 +76,12 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, dtype: str) -> lis
     }
     before, after = layer_weights.of_folder(dense), layer_weights.of_folder(checkpoint, dtype)
     layers: list[dict] = []
+    whole: set[Path] = set()  # files of both parts
     count = sum(len(group["layers"]) for group in groups)
     with progress("diagnostics", count, "layers") as update:
         for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
             combined = {
-                part: hessians.combine(of_part[f"heldout.{part}"], block)
+                part: hessians.combine(of_part[f"heldout.{part}"], block, whole)
                 for part, of_part in terms.items()
             }
             for group in of_block:

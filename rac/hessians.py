@@ -226,14 +226,21 @@ def _whole_index(folder: Path, model: str) -> dict:
     return index
 
 
-def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
+def combine(
+    of_calibration: list[Term], block: int, whole: set[Path] | None = None
+) -> dict[str, torch.Tensor]:
     """The calibration's Hessians of one block: group name → float32 [columns, columns].
+
+    Args:
+        of_calibration: of `terms`.
+        block: its number.
+        whole: files whose hash was found right: they are not read for it again, and others are added.
 
     Raises:
         RacError: a file is missing, or its hash or a shape is not what its index says.
     """
     combined: dict[str, torch.Tensor] = {}
-    for term, group, hessian in _stored(of_calibration, block):
+    for term, group, hessian in _stored(of_calibration, block, whole):
         hessian *= term.of.weight
         if group in combined:
             combined[group] += hessian
@@ -242,33 +249,35 @@ def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
     return combined
 
 
-def combine_absmax(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
+def combine_absmax(
+    of_calibration: list[Term], block: int, whole: set[Path] | None = None
+) -> dict[str, torch.Tensor]:
     """The largest |x| over the calibration's terms of one block: group name → float32 [columns].
 
-    A term of no weight does not count.
+    A term of no weight does not count. Arguments are those of `combine`.
 
     Raises:
         RacError: a file is missing, or its hash or a shape is not what its index says.
     """
     combined: dict[str, torch.Tensor] = {}
     counted = [term for term in of_calibration if term.of.weight]
-    for _, group, absmax in _stored(counted, block, ".absmax"):
+    for _, group, absmax in _stored(counted, block, whole, ".absmax"):
         combined[group] = torch.maximum(combined.get(group, absmax), absmax)
     return combined
 
 
 def _stored(
-    terms: list[Term], block: int, suffix: str = ""
+    terms: list[Term], block: int, whole: set[Path] | None, suffix: str = ""
 ) -> Iterator[tuple[Term, str, torch.Tensor]]:
     """What the files of the terms hold of the groups of a block, checked: term, group, tensor."""
-    verified = set()
+    whole = set() if whole is None else whole
     for term in terms:
         file = term.folder / _file_of(block)
-        if file not in verified and _hash(file) != term.header["sha256"].get(file.name):
+        if file not in whole and _hash(file) != term.header["sha256"].get(file.name):
             raise RacError(
                 f"{file} is not the file that its index.json was written for; delete the folder"
             )
-        verified.add(file)
+        whole.add(file)
         try:
             with safe_open(file, "pt") as stored:
                 for group in term.header["groups"]:

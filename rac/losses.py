@@ -107,10 +107,7 @@ def _token_rows(
     norms = {name: group["norm"] for group in groups for name in group["layers"]}
     if reference is None or _is_narrower(network, reference, norms):
         return [], 0
-    before = layer_weights.of_folder(dense)
-
-    def after(name: str) -> torch.Tensor:
-        return network.get_parameter(f"{name}.weight").detach().float().cpu()
+    before, after = layer_weights.of_model(reference), layer_weights.of_model(network)
 
     def lost(name: str) -> torch.Tensor:
         return before(name) - layer_weights.unsmoothed(after, before, name, norms[name])

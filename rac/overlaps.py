@@ -55,8 +55,9 @@ def write_overlaps(
     dense = weights.locate(model)
     located = {name: weights.locate(Path(folder)) for name, folder in checkpoints_of.items()}
     lines, number = [",".join(COLUMNS)], itertools.count()
+    whole: set[Path] = set()  # files that calibrations share
     for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
-        combined = {name: hessians.combine(of_one, block) for name, of_one in terms.items()}
+        combined = {name: hessians.combine(of_one, block, whole) for name, of_one in terms.items()}
         for group in of_block:
             norms = {
                 name: of_one[group["name"]].diagonal().sqrt() for name, of_one in combined.items()

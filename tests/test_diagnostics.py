@@ -57,6 +57,17 @@ def test_layer_errors_are_those_of_the_outputs(inputs, inputs_of, tiny_model, tm
     assert is_whole(found) and found["provenance"]["code"].endswith(stage("diagnostics"))
 
 
+def test_a_file_of_hessians_is_checked_once_for_both_parts(
+    inputs, tiny_model, tmp_path, monkeypatch
+):
+    read, sha256 = [], hessians.sha256_file
+    monkeypatch.setattr(
+        hessians, "sha256_file", lambda file: read.append(file.name) or sha256(file)
+    )
+    diagnose(inputs, inputs["pruned"], tiny_model, tmp_path / "d.json")
+    assert read == ["layer-000.safetensors", "layer-001.safetensors"]
+
+
 def test_errors_of_a_smoothed_model_are_those_of_its_outputs(
     inputs, tiny_model, tiny_hessians, tmp_path
 ):

@@ -1,7 +1,8 @@
-"""Weights of linear layers by name, one at a time and without a model, to be held against the dense ones."""
+"""Weights of linear layers by name, one at a time, to be held against the dense ones."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,11 +10,19 @@ from rac.artifacts import read_json
 from rac.errors import RacError
 from rac.models import weights
 
-Weights = Callable[[str], torch.Tensor]  # a module's name → its weight, float32, on the CPU
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Weights = Callable[[str], torch.Tensor]  # a module's name → its weight, float32
+
+
+def of_model(model: "PreTrainedModel") -> Weights:
+    """The weights of a model, on its device."""
+    return lambda name: model.get_parameter(f"{name}.weight").detach().float()
 
 
 def of_folder(folder: Path, dtype: str | None = None) -> Weights:
-    """The weights of a Hugging Face folder, quantized ones as the numbers that they stand for.
+    """The weights of a Hugging Face folder, quantized ones as the numbers that they stand for, on the CPU.
 
     Args:
         folder: the folder; each weight is read when it is asked for.

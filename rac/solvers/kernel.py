@@ -1,4 +1,7 @@
-"""The columns of a slice settled in one Triton kernel, where one by one they take three launches each."""
+"""The columns of a slice settled in one Triton kernel, where one by one they take three launches each.
+
+It chooses their n:m masks on the way, as `rac.solvers.patterns.smallest_of_few` does.
+"""
 
 import torch
 import triton
@@ -26,6 +29,8 @@ def settle_at_once(
     settling: Settling,
 ) -> None:
     """`rac.solvers.columns.settle_one_by_one`, by (1) there: a program for every few rows of the weight.
+
+    With `settling.groups`, masks are chosen here, and put into `kept`; groups must not be cut by the slice.
 
     Sums are in another order, so that the last bits differ from those of the loop.
 
