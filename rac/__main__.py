@@ -4,18 +4,12 @@ Definitions come as JSON, exactly as config.yaml states them. A message of one l
 that something outside the code is to be put right.
 """
 
-import gc
 import os
 import re
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
-
-# Many jobs are over in a fraction of a second, and most of it are imports, which leave no garbage; and no
-# package has plugins of pydantic that would have to be looked for.
-gc.disable()
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -88,14 +82,11 @@ Spill = Annotated[str, typer.Option(help="a folder for hidden states to wait in;
 
 @app.callback()
 def job(
-    context: typer.Context,
     gpus: Annotated[
         int | None, typer.Option(help="GPUs that the verb may see, and has to itself")
     ] = None,
 ) -> None:
     """One verb a stage of the workflow."""
-    if context.invoked_subcommand != "score":  # it makes little, and goes on importing
-        gc.enable()
     logs.hold()
     if gpus is not None:
         slots.take(gpus)
