@@ -15,6 +15,7 @@ HOST = 700e6  # bytes of Python, torch and transformers, imported
 BATCH_TOKENS = 16384  # of rac.blocks, on a GPU
 LOGITS = 2**27  # of rac.losses
 COMPARED = 2**24  # of rac.divergences: numbers of logits at once
+WALKED = 4096  # of rac.token_errors: tokens together
 LEVELS = 9  # of rac.evopress
 SEARCHED = 6  # passes of all its samples in a generation: 64 / 32 + 8 / 4 + 2
 GROWTH = 128  # of rac.engines.transformers
@@ -423,9 +424,10 @@ def losses(model: Shape, sources: Iterable[Source], sequence: int, device: Devic
     logits = 2 * batch * model.vocabulary * model.item + beside
     flops = 4 * model.weights * (sum(each) + each[0])
     largest = max(group.columns * max(group.layers) for group in model.groups)
+    walk = activations(model, min(max(WALKED, sequence), each[0])) + 16 * largest
     return Cost(
-        device=2 * model.weights * model.item + max(activations(model, batch), logits),
-        host=HOST + 2 * model.weights * model.item + 16 * largest,
+        device=2 * model.weights * model.item + max(activations(model, batch), logits, walk),
+        host=HOST + 2 * model.weights * model.item,
         flops=flops,
         seconds=flops / (device.flops * device.compute_share),
     )

@@ -35,12 +35,13 @@ METHODS = ("gptq", "rtn", "joint")
 
 
 def test_constants_are_those_of_the_stages():
-    from rac import blocks, divergences, losses
+    from rac import blocks, divergences, losses, token_errors
     from rac.engines import transformers
 
     assert blocks.BATCH_TOKENS["cuda"] == costs.BATCH_TOKENS
     assert losses.LOGITS == costs.LOGITS
     assert divergences.LOGITS == costs.COMPARED
+    assert token_errors.TOKENS == costs.WALKED
     assert transformers.GROWTH == costs.GROWTH
     assert solvers.TOGETHER == costs.SOLVED_TOGETHER
     for columns in (costs.DOUBLE, costs.DOUBLE + 1):
