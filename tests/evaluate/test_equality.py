@@ -1,10 +1,11 @@
+import re
 import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rac.evaluate.equality import decided
@@ -47,6 +48,51 @@ def test_what_text_decides_it_decides_rightly():
     for gold, answer, same in CASES:
         verdict = decided(normalise(gold), normalise(answer))
         assert verdict in (same, None), (gold, answer)
+
+
+def alone(gold: str, answer: str) -> bool:
+    """What Math-Verify says by itself."""
+    from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
+
+    config = LatexNormalizationConfig(units=False, malformed_operators=True, nits=True)
+    sides = [
+        parse(
+            f"${side}$", [LatexExtractionConfig(normalization_config=config)], parsing_timeout=None
+        )
+        for side in (gold, answer)
+    ]
+    return verify(*sides, numeric_precision=50, timeout_seconds=None)
+
+
+WORDS = ["pi", "sin", "log", " sqrt ", "mod", " and ", " or ", "inf", "dx", "ln", "frac", "pct"]
+WORDS += ["we find the answer ", "(", ")", "[", " "]
+PIECES = [*"0123456789+-*xyiIeEdC", "10", "2.5", "^1", "^2", "^3", *WORDS]
+
+
+@pytest.mark.slow
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), st.integers(1, 12))
+def test_what_text_says_is_no_number_is_none_for_math_verify(text, gold):
+    answer = normalise(text)
+    assume(answer and not is_integer(answer) and decided(str(gold), answer) is False)
+    assert not alone(str(gold), answer)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["+", "-", "*", " + ", " - ", " * "]), st.decimals(0, 99, places=1)
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    st.sampled_from([0, 0, 1]),
+)
+def test_sums_of_products_come_to_what_python_makes_of_them(parts, more):
+    text = "".join(sign + str(factor) for sign, factor in parts).lstrip(" +*")
+    value = eval(re.sub(r"[\d.]+", r"Fraction('\g<0>')", text))
+    gold = normalise(f"{value.numerator + more * value.denominator}/{value.denominator}")
+    assert decided(gold, normalise(text)) == (more == 0)
 
 
 @pytest.mark.parametrize(
