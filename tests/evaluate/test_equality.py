@@ -74,7 +74,8 @@ PIECES = [*"0123456789+-*xyiIeEdC", "10", "2.5", "^1", "^2", "^3", *WORDS]
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), st.integers(1, 12))
 def test_what_text_says_is_no_number_is_none_for_math_verify(text, gold):
     answer = normalise(text)
-    assume(answer and not is_integer(answer) and decided(str(gold), answer) is False)
+    assume(answer and not is_integer(answer) and not re.search(r"\d \d", answer))  # which it adds
+    assume(decided(str(gold), answer) is False)
     assert not alone(str(gold), answer)
 
 
