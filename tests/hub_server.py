@@ -146,7 +146,7 @@ def _entry(file: Path, folder: Path) -> dict:
 def running() -> Iterator[Hub]:
     """A hub on a port of this machine."""
     hub = Hub()
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -312,7 +312,10 @@ def test_a_task_file_of_the_user_s_own_is_an_input():
 @pytest.mark.parametrize(
     ("kind", "name", "change", "message"),
     [
-        ("evals", "word-problems", {"task": "word_problemz"}, "did you mean 'word_problems'?"),
+        pytest.param(
+            *("evals", "word-problems", {"task": "word_problemz"}, "did you mean 'word_problems'?"),
+            marks=pytest.mark.slow,  # lm-eval reads all of its task files
+        ),
         ("evals", "word-problems", {"task": "tasks/own.yaml"}, "tasks/own.yaml is missing"),
         (
             "evals",

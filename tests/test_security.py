@@ -154,6 +154,7 @@ prepare_model(Model(hub="o/n", revision=sys.argv[1], dtype="float32"), "m", Path
 """
 
 
+@pytest.mark.slow
 def test_an_archive_of_a_repository_is_neither_fetched_opened_nor_copied(
     random_qwen2, save_model, tmp_path
 ):

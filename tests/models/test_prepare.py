@@ -69,6 +69,7 @@ prepare_model(Model(hub="o/n", revision=sys.argv[1], dtype="float32"), "m", Path
 """
 
 
+@pytest.mark.slow
 def test_weights_that_a_repository_holds_twice_are_taken_once(random_qwen2, save_model, tmp_path):
     model = random_qwen2()
     save_model(model, tmp_path / "repository")
