@@ -5,12 +5,11 @@ below corrects something that Math-Verify 0.9.0 has wrong (docs/evaluation.md li
 what needs no algebra. A rule that is not sure says None, and the next one is tried.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
-from rac.evaluate.quantities import number, same_quantity, scaled, split_unit
+from rac.evaluate.quantities import number, polynomial, same_quantity, scaled, split_unit
 from rac.evaluate.spelling import for_algebra, is_integer
 
 Ask = Callable[[str, str], bool]
@@ -257,11 +256,6 @@ def _signs(part: str) -> Iterable[str]:
     return [each.strip().removeprefix("+").strip() for each in both]
 
 
-# A polynomial without brackets: decimals and letters, their products, and sums of those.
-_FACTOR = r"(?:\d+(?:\.\d+)?(?! ?\d)|[A-Za-z](?:\^[1-9])?)"
-_MONOMIAL = rf"{_FACTOR}(?:(?: ?\* ?| )?{_FACTOR})*"
-_POLYNOMIAL = re.compile(rf"[-+ ]*{_MONOMIAL}(?: ?[-+][-+ ]*{_MONOMIAL})*")
-_READ_AS_MORE = re.compile("sqrt|inf|percent|pct|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _PROSE = re.compile("[A-Za-z]{2,}(?: [A-Za-z]{2,}){3}")
 
 
@@ -271,7 +265,7 @@ def _numbers(gold: str, answer: str, ask: Ask) -> bool | None:
         value = number(one)
         if value is None:
             continue
-        terms = _polynomial(other)
+        terms = polynomial(other)
         if terms is None:
             plain = "\\" not in other
             if plain and (_PROSE.search(other) or not re.search(r"\w", other) or _is_open(other)):
@@ -283,21 +277,6 @@ def _numbers(gold: str, answer: str, ask: Ask) -> bool | None:
         elif not re.search("[iI]", other) or (len(terms) == 1 and "".join(terms).strip("iI")):
             return False  # where terms with i^2 cannot cancel
     return None
-
-
-def _polynomial(text: str) -> dict[str, Fraction] | None:
-    """The coefficients that are not 0, by the letters that they multiply: {"": 3, "xx": 1}."""
-    if not _POLYNOMIAL.fullmatch(text) or _READ_AS_MORE.search(text):
-        return None
-    terms: dict[str, Fraction] = {}
-    for signs, monomial in re.findall(rf"([-+ ]*)({_MONOMIAL})", text):
-        factors = re.findall(_FACTOR, monomial)
-        powers = (f[0] * int(f[2:] or 1) for f in factors if f[0].isalpha())
-        letters = "".join(sorted("".join(powers)))
-        numbers = (Fraction(factor) for factor in factors if factor[0].isdigit())
-        value = math.prod(numbers, start=Fraction((-1) ** signs.count("-")))
-        terms[letters] = terms.get(letters, Fraction(0)) + value
-    return {letters: value for letters, value in terms.items() if value}
 
 
 def _is_open(text: str) -> bool:

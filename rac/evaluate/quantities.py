@@ -1,5 +1,6 @@
-"""Numbers as exact fractions, and the units behind them."""
+"""Numbers as exact fractions, polynomials of them, and the units behind them."""
 
+import math
 import re
 from fractions import Fraction
 from typing import NamedTuple
@@ -50,6 +51,31 @@ def number(text: str) -> Fraction | None:
 
 def _plain(digits: str) -> Fraction:
     return Fraction(digits.replace(",", "").replace(" ", ""))
+
+
+# A polynomial without brackets: decimals and letters, their products, and sums of those.
+_FACTOR = r"(?:\d+(?:\.\d+)?(?! ?\d)|[A-Za-z](?:\^[1-9])?)"
+_MONOMIAL = rf"{_FACTOR}(?:(?: ?\* ?| )?{_FACTOR})*"
+_POLYNOMIAL = re.compile(rf"[-+ ]*{_MONOMIAL}(?: ?[-+][-+ ]*{_MONOMIAL})*")
+_READ_AS_MORE = re.compile("sqrt|inf|percent|pct|(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
+
+
+def polynomial(text: str) -> dict[str, Fraction] | None:
+    """The coefficients other than 0, by the letters that they multiply: {"": 3, "xx": 2} of 2x^2 + 3.
+
+    None for what is no plain polynomial: it has brackets, divisions or commands, or words that mean more.
+    """
+    if not _POLYNOMIAL.fullmatch(text) or _READ_AS_MORE.search(text):
+        return None
+    terms: dict[str, Fraction] = {}
+    for signs, monomial in re.findall(rf"([-+ ]*)({_MONOMIAL})", text):
+        factors = re.findall(_FACTOR, monomial)
+        powers = (f[0] * int(f[2:] or 1) for f in factors if f[0].isalpha())
+        letters = "".join(sorted("".join(powers)))
+        numbers = (Fraction(factor) for factor in factors if factor[0].isdigit())
+        value = math.prod(numbers, start=Fraction((-1) ** signs.count("-")))
+        terms[letters] = terms.get(letters, Fraction(0)) + value
+    return {letters: value for letters, value in terms.items() if value}
 
 
 class Unit(NamedTuple):
