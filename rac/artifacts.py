@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,16 @@ def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_files(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Each file and its SHA-256, in their order: one is hashed by each processor."""
+    files = list(files)
+    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    try:
+        yield from zip(files, pool.map(sha256_file, files), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def sha256_json(value: Any) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rac import __version__, fingerprint
-from rac.artifacts import sha256_file, sha256_json, write_json
+from rac.artifacts import sha256_files, sha256_json, write_json
 
 RECORD = "record_sha256"
 PACKAGES = (
@@ -50,7 +50,7 @@ def provenance(stage: str, code: str | None = None, **inputs: Any) -> dict:
 def hashes(folder: Path, *names: str) -> dict[str, dict[str, str]]:
     """SHA-256 of files below a folder, of all in it if none is named, as records hold them."""
     files = [folder / name for name in names] or sorted(f for f in folder.iterdir() if f.is_file())
-    return {"sha256": {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}}
+    return {"sha256": {f.relative_to(folder).as_posix(): of for f, of in sha256_files(files)}}
 
 
 def write_record(path: Path, record: dict) -> None:

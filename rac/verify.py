@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rac.artifacts import read_json, sha256_file
+from rac.artifacts import read_json, sha256_files
 from rac.errors import RacError
 from rac.provenance import RECORD, is_whole
 
@@ -50,9 +50,12 @@ def verify(folder: Path) -> Iterator[Finding]:
         for name, expected in content["sha256"].items()
     }
     unclear = {file.parent for file in damaged.keys() - named.keys()}  # what they named is unknown
+    there = {file for file in named if file.is_file()}
+    hashed = sha256_files(sorted(there))
     for file in sorted({*files, *named}):
         if file in named:
-            yield Finding(file, _differs(file, *named[file]))
+            digest = next(hashed)[1] if file in there else None
+            yield Finding(file, _differs(file, *named[file], digest))
         elif file in damaged:
             yield Finding(file, damaged[file])
         elif isinstance(contents.get(file), dict) and RECORD in contents[file]:
@@ -70,10 +73,10 @@ def _unfinished(file: Path) -> bool:
     )
 
 
-def _differs(file: Path, record: Path, expected: str) -> str | None:
-    if not file.is_file():
+def _differs(file: Path, record: Path, expected: str, digest: str | None) -> str | None:
+    if digest is None:
         return f"{file} is missing; delete {file.parent} to have it made again"
-    if sha256_file(file) != expected:
+    if digest != expected:
         return (
             f"{file} is not the file that its {record.name} was written for; "
             f"delete {file.parent} to have it made again"

@@ -1,6 +1,7 @@
 """Files are whole or absent, whatever stops their writer."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -281,6 +282,19 @@ def test_a_missing_a_damaged_and_an_unreadable_file_are_one_line_each(tmp_path, 
         read(tmp_path / "damaged")
     with pytest.raises(RacError, match="cannot read .*: Is a directory"):
         read(tmp_path)
+
+
+def test_files_are_hashed_each_by_its_bytes_in_their_order(tmp_path):
+    files = [tmp_path / name for name in "cab"]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]) * (3_000_000 >> 4 * number))
+    expected = [(file, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files]
+    assert list(artifacts.sha256_files(iter(files))) == expected
+    assert list(artifacts.sha256_files([])) == []
+    hashed = artifacts.sha256_files([*files, tmp_path / "none"])
+    assert next(hashed) == expected[0]
+    with pytest.raises(FileNotFoundError):
+        list(hashed)
 
 
 def test_json_hash_hangs_on_values_and_not_on_the_order_of_keys():

@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rac.artifacts import read_json, sha256_file
+from rac.artifacts import read_json, sha256_files
 from rac.errors import RacError, one_line
 from rac.provenance import is_whole
 
@@ -88,10 +88,12 @@ def check(folder: Path, with_weights: bool = True) -> None:
         from rac.models import weights
 
         names |= {file.name for file in weights.files(folder)}
-    for file in sorted(Path(folder) / name for name in names):
+    files = sorted(Path(folder) / name for name in names)
+    for file in files:
         if not file.is_file():
             raise RacError(f"{file} is missing; delete {folder} to have it made again")
-        if sha256_file(file) != expected.get(file.name):
+    for file, digest in sha256_files(files):
+        if digest != expected.get(file.name):
             raise RacError(
                 f"{file} is not the file that its {record.name} was written for; "
                 f"delete {folder} to have it made again"
