@@ -32,8 +32,9 @@ check: .venv/installed ## formatting, lint and types, as CI checks them
 reasoner: .venv/installed ## train the embedded reasoner again (about 15 minutes on 2 cores) and ship it
 	python -m rac train-reasoner --output rac/models/reasoner/weights --seed 0
 
-schema: .venv/installed ## schemas/config.schema.json from what config.yaml may say
+schema: .venv/installed ## schemas/config.schema.json and docs/configuration.md from what config.yaml may say
 	python -m rac config-schema --output schemas/config.schema.json
+	python -m rac config-reference --output docs/configuration.md
 
 # Where pip finds a CPU build of torch (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS): another brings its CUDA libraries along.
 lock: .venv/installed ## requirements.lock from pyproject.toml, with hashes of all builds of a package

@@ -7,7 +7,7 @@ that something outside the code is to be put right.
 import os
 import re
 import sys
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -77,6 +77,9 @@ Shard = Annotated[
 ]
 Shards = Annotated[list[Path], typer.Option(help="the shards that were made, to put together")]
 File = Annotated[Path, typer.Option()]
+ConfigFile = Annotated[
+    Path, typer.Option(help="laid over config.yaml, as Snakemake's --configfile is")
+]
 Spill = Annotated[str, typer.Option(help="a folder for hidden states to wait in; memory without")]
 
 
@@ -388,7 +391,7 @@ def _write_page(
 
 @app.command()
 def preview(
-    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    config: ConfigFile = Path("config.yaml"),
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
 ) -> None:
     """Table and page of a run that is not finished or failed in places, in results/preview/."""
@@ -409,21 +412,33 @@ def preview(
 
 
 def _read_config(file: Path, run: str | None) -> configuration.Config:
-    """A configuration, with `run` as its active run if one is named."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RacError(f"{file} cannot be read: {error}") from None
+    """config.yaml with `file` laid over it, as Snakemake has it, and `run` as its active run if named."""
+    base = Path("config.yaml")
+    files = [base, file] if base.exists() and file.resolve() != base.resolve() else [file]
+    values = reduce(_laid_over, map(_read_yaml, files))
     if run and isinstance(values, dict):
         values["run"] = run
     return configuration.validate(values, str(file))
 
 
+def _read_yaml(file: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RacError(f"{file} cannot be read: {error}") from None
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _laid_over(below.get(key), value) for key, value in above.items()}
+
+
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    config: ConfigFile = Path("config.yaml"),
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
 ) -> None:
     """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
@@ -436,7 +451,7 @@ def plan(
 
 @app.command()
 def status(
-    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    config: ConfigFile = Path("config.yaml"),
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
 ) -> None:
     """Where a run stands: what is done, runs, failed or is missing, with its time and size."""
@@ -447,7 +462,7 @@ def status(
 
 @app.command()
 def clean(
-    config: Annotated[Path, typer.Option(help="the configuration")] = Path("config.yaml"),
+    config: ConfigFile = Path("config.yaml"),
     remove: Annotated[bool, typer.Option("--remove", help="remove what is listed")] = False,
 ) -> None:
     """List what no run of the configuration needs; remove it if asked to."""
@@ -502,6 +517,15 @@ def config_schema(output: Output) -> None:
     from rac.artifacts import write_text
 
     write_text(output, configuration.schema())
+
+
+@app.command()
+def config_reference(output: Output) -> None:
+    """Every key of config.yaml as a page of the documentation."""
+    from rac.artifacts import write_text
+    from rac.reference import reference
+
+    write_text(output, reference())
 
 
 def main() -> None:

@@ -42,8 +42,11 @@ def remove(artefacts: list[Path]) -> None:
 
 
 def _whole(unit: tuple[str, ...]) -> tuple[str, ...]:
-    """The unit that samples in work are of: `0.work` is of shard 0."""
-    return (*unit[:-1], unit[-1].removesuffix(".work"))
+    """The unit that another one is of: `0.work` of shard 0, a record of its table of overlaps."""
+    name = unit[-1].removesuffix(".work")
+    if "overlaps" in unit[2:3]:
+        name = f"{name.removesuffix('.json').removesuffix('.csv')}.csv"
+    return (*unit[:-1], name)
 
 
 def _unit(parts: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection
 from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from rac.definitions import (
     Block,
@@ -30,15 +30,19 @@ from rac.variants import Variant
 class Config(Strict):
     """config.yaml."""
 
-    run: Name
-    models: dict[FolderName, Model]
-    datasets: dict[Name, Dataset]
-    sources: dict[Name, Source]
-    calibrations: dict[FolderName, Calibration]
-    variants: dict[Name, Variant]
-    evals: dict[FolderName, Eval]
-    workloads: dict[Name, Workload] = {}
-    runs: dict[Name, Run]
+    run: Name = Field(
+        description="the active one of `runs`; `--config run=NAME` on the command line"
+    )
+    models: dict[FolderName, Model] = Field(description="what is compressed")
+    datasets: dict[Name, Dataset] = Field(
+        description="what they think about, and what they are tested on"
+    )
+    sources: dict[Name, Source] = Field(description="what Hessians are taken over")
+    calibrations: dict[FolderName, Calibration] = Field(description="how Hessians are added up")
+    variants: dict[Name, Variant] = Field(description="what is done to the weights")
+    evals: dict[FolderName, Eval] = Field(description="what answers are scored on")
+    workloads: dict[Name, Workload] = Field({}, description="what run time is measured on")
+    runs: dict[Name, Run] = Field(description="tables: which cells, measured on what")
 
     @model_validator(mode="before")
     @classmethod

@@ -18,19 +18,25 @@ from rac.schema import Name, Strict, exactly_one
 class Sampling(Strict):
     """How the next token is drawn. Reasoning models are never decoded greedily."""
 
-    temperature: float = Field(0.6, gt=0, le=2)
-    top_p: float = Field(0.95, gt=0, le=1)
+    temperature: float = Field(0.6, gt=0, le=2, description="what logits are divided by")
+    top_p: float = Field(
+        0.95, gt=0, le=1, description="the most probable tokens that have this share together"
+    )
     top_k: PositiveInt | None = Field(None, description="the most probable tokens; all if left out")
 
 
 class Model(Strict):
     """A dense model: the embedded reasoner, a Hugging Face folder, or a repository of the hub."""
 
-    embedded: Literal["reasoner"] | None = None
+    embedded: Literal["reasoner"] | None = Field(
+        None, description="the reasoner of this repository"
+    )
     path: Path | None = Field(None, description="a Hugging Face folder")
     hub: str | None = Field(None, description="a repository of the hub, as owner/name")
     revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="what it runs in"
+    )
     device: Literal["gpu", "cpu"] | None = Field(
         None, description="what its jobs ask for and see; a cpu in float32, else a gpu, if left out"
     )
@@ -46,7 +52,7 @@ class Model(Strict):
     spill: Path | None = Field(
         None, description="a folder of a fast disk, for hidden states that memory has no room for"
     )
-    sampling: Sampling = Sampling()
+    sampling: Sampling = Field(Sampling(), description="of thoughts and answers")
     system: str | None = Field(None, description="a system prompt before every problem")
     thinking: bool | None = Field(
         None, description="the chat template's switch enable_thinking, where it has one"
@@ -69,11 +75,11 @@ def _check_revision(hub: str | None, revision: str | None) -> None:
 class Columns(Strict):
     """Which columns of a foreign dataset hold what; only those that its users need."""
 
-    problem: str = "problem"
+    problem: str = Field("problem", description="what is asked")
     answer: str | None = Field(
         "answer", description="null where there is none to grade by, or the task reads it itself"
     )
-    text: str = "text"
+    text: str = Field("text", description="of a document")
     id: str | None = Field("id", description="what tells rows apart; null numbers them")
 
 
@@ -93,7 +99,9 @@ class LiveCodeBench(Strict):
 class Dataset(Strict):
     """Rows of problems (problem, answer), of programs to write (problem) or of documents (text)."""
 
-    embedded: Literal["word-problems", "c4", "word-order"] | None = None
+    embedded: Literal["word-problems", "c4", "word-order"] | None = Field(
+        None, description="one of this repository"
+    )
     path: Path | None = Field(None, description="a .jsonl, .jsonl.gz, .jsonl.zst or .parquet file")
     hub: str | None = Field(None, description="a dataset of the hub, as owner/name")
     revision: str | None = Field(None, description="the commit of `hub`, 40 hexadecimal digits")
@@ -104,8 +112,10 @@ class Dataset(Strict):
         None, description="of hub livecodebench/code_generation_lite, in place of `files`"
     )
     split: str | None = Field(None, description="of `embedded`")
-    kind: Literal["problems", "programs", "documents"] = "problems"
-    columns: Columns = Columns()
+    kind: Literal["problems", "programs", "documents"] = Field(
+        "problems", description="`programs`: problems that a program answers, without a gold answer"
+    )
+    columns: Columns = Field(Columns(), description="what its columns are called")
     keep: list[str] | None = Field(
         None, description="columns to keep beside those of `columns`; all that it has, if left out"
     )
@@ -115,7 +125,7 @@ class Dataset(Strict):
     rows: PositiveInt | None = Field(
         None, description="how many rows, in a seeded order; all if left out"
     )
-    seed: int = 0
+    seed: int = Field(0, description="of the order; embedded: of the problems")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -150,7 +160,7 @@ class Select(Strict):
     """Which traces are taken; those that meet all of it."""
 
     correct: bool | None = Field(None, description="by the answer; an unfinished trace is wrong")
-    finished: bool | None = None
+    finished: bool | None = Field(None, description="by the end of the thought and of the answer")
     tokens: tuple[int, int] | None = Field(None, description="fewest and most decode tokens")
     difficulty: tuple[float, float] | None = Field(
         None, description="lowest and highest share of a problem's traces that are wrong"
@@ -164,7 +174,7 @@ class Source(Strict):
     kind: Literal["text", "prompts", "traces", "solutions"] = Field(
         description="`solutions`: prompts with the dataset's own solutions, for which no model is run"
     )
-    dataset: Name
+    dataset: Name = Field(description="what they are of")
     tokens: PositiveInt = Field(
         description="the budget; the last sequence is cut to meet it exactly"
     )
@@ -179,7 +189,7 @@ class Source(Strict):
     shards: PositiveInt = Field(
         1, description="jobs that share the work of its traces, and of its Hessians"
     )
-    seed: int = 0
+    seed: int = Field(0, description="traces: that the samples' own seeds hang on")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -220,35 +230,35 @@ class Eval(Strict):
     """A benchmark: an lm-eval task, its problems, and how many samples of each."""
 
     task: str = Field(description="the name of an lm-eval task")
-    dataset: Name
-    samples: PositiveInt = 1
-    max_new_tokens: PositiveInt = 32768
+    dataset: Name = Field(description="its problems")
+    samples: PositiveInt = Field(1, description="of each problem")
+    max_new_tokens: PositiveInt = Field(32768, description="where an answer is cut")
     batch: PositiveInt = Field(64, description="samples generated together, the unit of resume")
     sandbox: Literal["bubblewrap", "rlimits"] = Field(
         "bubblewrap", description="what holds the programs that a model writes; rlimits is weaker"
     )
     shards: PositiveInt = Field(1, description="jobs that share the work of its generations")
-    seed: int = 0
+    seed: int = Field(0, description="that the samples' own seeds hang on")
 
 
 class Workload(Strict):
     """What run time is measured on, dense and compressed in turn."""
 
-    batches: list[PositiveInt] = [1, 16]
-    prompt_tokens: PositiveInt = 64
-    new_tokens: PositiveInt = 128
-    repeats: PositiveInt = 3
+    batches: list[PositiveInt] = Field([1, 16], description="sequences together")
+    prompt_tokens: PositiveInt = Field(64, description="of each sequence")
+    new_tokens: PositiveInt = Field(128, description="of each sequence")
+    repeats: PositiveInt = Field(3, description="of each measurement, after one to warm up")
 
 
 class Block(Strict):
     """All combinations of what is listed. The dense model is always there."""
 
-    models: list[Name]
-    calibrations: list[Name]
+    models: list[Name] = Field(description="of `models`")
+    calibrations: list[Name] = Field(description="of `calibrations`")
     variants: list[Name] = Field(
         description="variants, or single cells of one such as sparsegpt-0.5"
     )
-    evals: list[Name] = []
+    evals: list[Name] = Field([], description="of `evals`")
     runtime: bool = Field(False, description="measure the run's workload on these cells")
 
 
@@ -263,8 +273,10 @@ class Run(Strict):
     """A table: blocks of cells, and what to measure every cell on."""
 
     includes: list[Name] = Field([], description="runs whose blocks come before its own")
-    cells: list[Block] = []
-    heldout: Heldout | None = None
+    cells: list[Block] = Field([], description="blocks, one after the other")
+    heldout: Heldout | None = Field(
+        None, description="what losses and layer errors are measured on; not measured if left out"
+    )
     workload: Name | None = Field(None, description="for the blocks that say `runtime: true`")
 
 

@@ -66,7 +66,7 @@ def plan(
             )
         shape = costs.shape(models[name], model.dtype)
         engine = choose(model.engine, model.dtype, model.device)
-        assumed = Assumed(device, prompt, length, engine)
+        assumed = Assumed(device, prompt, length, engine, model.tensor_parallel)
         made = _of_model(used, name, shape, problems, assumed)
         rows += [_row(rule, name, jobs) for rule, jobs in made.items() if jobs]
     return [*rows, *(Row(rule, None, 1, 0, HOST, 0, 0, 0) for rule in ("summary", "report"))]

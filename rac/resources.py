@@ -31,6 +31,7 @@ class Assumed(NamedTuple):
     prompt: int = 256  # tokens of a prompt
     length: float = 0.25  # mean tokens of a sample, as a share of max_new_tokens
     engine: str = "transformers"  # that samples
+    tensor_parallel: int = 1  # devices that vLLM spreads the model over
 
 
 def cost(
@@ -51,7 +52,7 @@ def cost(
             the jobs that share a stage's work, whose own job then draws a batch at most.
         wildcards: of the job, without the model.
     """
-    device, prompt, length, engine = assumed
+    device, prompt, length, engine, several = assumed
 
     def longest(source: Source) -> int:
         of_trace = prompt + source.max_new_tokens
@@ -59,7 +60,13 @@ def cost(
 
     def decode(batch: int, new: int, samples: float) -> Cost:
         if engine == "vllm":
-            return costs.stream(shape, prompt, new, length * new, samples, device)
+            together = device._replace(
+                memory=several * device.memory,
+                flops=several * device.flops,
+                bandwidth=several * device.bandwidth,
+            )
+            of = costs.stream(shape, prompt, new, length * new, samples, together)
+            return of._replace(device=of.device / several)  # of each
         return costs.decode(shape, batch, prompt, new, samples, device)
 
     stage, _, shard = rule.partition("_")

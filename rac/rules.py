@@ -92,8 +92,10 @@ def gpu(config: Config, wildcards: Any) -> int:
 
 
 def gpus(config: Config, wildcards: Any) -> int:
-    """GPUs of a job that samples from the model."""
-    return gpu(config, wildcards) * tensor_parallel(config, wildcards)
+    """GPUs of a job that samples from the model: one, unless vLLM spreads it over more."""
+    answers = generate_engine if hasattr(wildcards, "eval") else engine
+    several = answers(config, wildcards) == "vllm"
+    return gpu(config, wildcards) * (tensor_parallel(config, wildcards) if several else 1)
 
 
 def threads(config: Config, wildcards: Any) -> int:
@@ -136,7 +138,8 @@ def _cost(config: Config, rule: str, wildcards: Any) -> Cost:
         return resources.UNKNOWN
     device = resources.device(gpu(config, wildcards), threads(config, wildcards))
     rows = plan.known_rows(config)
-    assumed = Assumed(device, engine=engine(config, wildcards))
+    several = config.models[name].tensor_parallel
+    assumed = Assumed(device, engine=engine(config, wildcards), tensor_parallel=several)
     return resources.cost(config, shape, rows, assumed, rule, wildcards)
 
 

@@ -15,7 +15,7 @@ class Scope(Strict):
         "all",
         description="`all`, `first-third`, `middle-third`, `last-third`, or a range such as `0-11`",
     )
-    projections: Literal["all", "attention", "mlp"] = "all"
+    projections: Literal["all", "attention", "mlp"] = Field("all", description="of a block")
     lm_head: bool = Field(False, description="the output embedding too, where it is not tied")
 
     @model_validator(mode="after")
@@ -33,7 +33,9 @@ class Scope(Strict):
 class Quantize(Strict):
     """Fewer bits for the weights of the layers in scope, after pruning if there is any."""
 
-    scheme: Literal["w4a16", "w8a8", "fp8"]
+    scheme: Literal["w4a16", "w8a8", "fp8"] = Field(
+        description="bits of weights and activations; fp8: 8 of both, as floats"
+    )
     method: Literal["gptq", "rtn", "joint"] = Field(
         "gptq",
         description="`gptq`, `rtn` (round to nearest), or `joint`: in sparsegpt's own column loop",
@@ -56,14 +58,16 @@ class Quantize(Strict):
 class Allocation(Strict):
     """Which layers get more zeros and which fewer, at the same total."""
 
-    method: Literal["owl", "evopress"]
+    method: Literal["owl", "evopress"] = Field(
+        description="`owl`: by outliers of a block; `evopress`: a search over layers"
+    )
     source: Name | None = Field(
         None, description="evopress: traces that the divergence from the dense model is taken on"
     )
     sequences: PositiveInt = Field(16, description="evopress: how many of its traces, the first")
     step: Share = Field(0.05, description="evopress: from one level of sparsity to the next")
     generations: PositiveInt = Field(60, description="evopress: of the search")
-    seed: int = 0
+    seed: int = Field(0, description="evopress: of the search")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,8 +108,8 @@ class Variant(Strict):
         "dense",
         description="what a block's Hessians are of: the dense model, or the compressed blocks before it",
     )
-    quantize: Quantize | None = None
-    scope: Scope = Scope()
+    quantize: Quantize | None = Field(None, description="fewer bits; none if left out")
+    scope: Scope = Field(Scope(), description="layers that are compressed")
     damping: float = Field(0.01, gt=0, lt=1, description="share of the Hessian's mean diagonal")
     block: PositiveInt = Field(
         128, description="sparsegpt, gptq: columns whose mask is chosen together"

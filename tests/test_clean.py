@@ -16,6 +16,8 @@ def settings(tmp_path, monkeypatch):
     values = copy.deepcopy(VALUES)
     values["evals"]["words"]["shards"] = 2
     values["variants"]["magnitude"] = {"solver": "magnitude", "sparsity": 0.5}
+    values["calibrations"]["twice"] = {"sum": {"traces": 2}}
+    values["runs"]["r"]["cells"][0]["calibrations"].append("twice")
     block = values["runs"]["r"]["cells"][0] | {"variants": ["magnitude"]}
     values["runs"]["other"] = {"cells": [block]}
     settings = config.validate(values)
@@ -28,6 +30,7 @@ def settings(tmp_path, monkeypatch):
                 make(file if Path(file).suffix else f"{file}/index.json")
         for folder in inventory.generation_shards(active):
             make(f"{folder}/header.json")
+    make("results/m/overlaps/sparsegpt-0.5.json")
     for file in ("summary.csv", "report.html", ".lock", "figures/a.svg", "m/benchmarks/x/y.tsv"):
         make(f"results/{file}")
     make("results/m/none/dense/words/work/part-00000.jsonl.zst")
@@ -37,6 +40,7 @@ def settings(tmp_path, monkeypatch):
 
 
 def test_everything_is_needed(settings):
+    assert Path("results/m/overlaps/sparsegpt-0.5.csv").exists()
     assert clean.unused(settings) == []
 
 
@@ -45,6 +49,8 @@ def test_what_no_run_needs_goes_and_the_rest_stays(settings):
         "resources/datasets/old/data.jsonl",
         "resources/models/old/model.safetensors",
         "results/m/hessians/old/index.json",
+        "results/m/overlaps/sparsegpt-0.25.csv",
+        "results/m/overlaps/sparsegpt-0.25.json",
         "results/m/rac/sparsegpt-0.25/checkpoint/config.json",
         "results/m/rac/sparsegpt-0.5/exam/scores.jsonl.zst",
         "results/m/shards/generate/rac/sparsegpt-0.25/words/0/header.json",
@@ -58,7 +64,8 @@ def test_what_no_run_needs_goes_and_the_rest_stays(settings):
     for file in gone:
         make(file)
     found = clean.unused(settings)
-    assert [str(path) for path in found] == sorted(str(Path(file).parent) for file in gone)
+    wholes = {file if "overlaps" in file else str(Path(file).parent) for file in gone}
+    assert [str(path) for path in found] == sorted(wholes)
     clean.remove(found)
     assert {str(file) for file in Path().rglob("*") if file.is_file()} == kept
     assert not Path("results/old").exists() and not Path("results/m/rac/sparsegpt-0.25").exists()

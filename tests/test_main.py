@@ -1,15 +1,17 @@
 """The command line: a message of one line and exit code 1 for what the user can put right."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from rac import __main__ as main_module
-from rac import config
+from rac import config, reference
 from rac.__main__ import app
 from rac.artifacts import read_json, read_jsonl
 
@@ -85,9 +87,32 @@ def test_a_plan_is_printed_and_what_is_not_known_is_one_line(tmp_path):
         assert done.stderr.startswith("rac: error: ") and done.stderr.count("\n") == 1
 
 
-def test_the_schema_is_written(tmp_path):
+def test_a_file_is_laid_over_config_yaml_as_snakemake_lays_it(tmp_path, monkeypatch):
+    from snakemake.utils import update_config
+
+    shutil.copy(REPOSITORY / "config.yaml", tmp_path)
+    block = {"models": ["reasoner"], "calibrations": ["rac"], "variants": ["half"]}
+    above = {
+        "run": "mine",
+        "variants": {"half": {"solver": "sparsegpt", "sparsity": [0.5, 0.7]}},
+        "evals": {"word-problems": {"samples": 2}},
+        "runs": {"mine": {"cells": [block | {"evals": ["word-problems"]}]}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(above))
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    update_config(values, above)
+    monkeypatch.chdir(tmp_path)
+    assert main_module._read_config(Path("mine.yaml"), None) == config.validate(values)
+    assert main_module._read_config(Path("mine.yaml"), "demo").run == "demo"
+    done = run("plan", "--config", "mine.yaml")
+    assert done.returncode == 0 and "compress" in done.stdout, done.stderr
+
+
+def test_the_schema_and_the_reference_are_written(tmp_path):
     assert run("config-schema", "--output", tmp_path / "s.json").returncode == 0
     assert (tmp_path / "s.json").read_text(encoding="utf-8") == config.schema()
+    assert run("config-reference", "--output", tmp_path / "r.md").returncode == 0
+    assert (tmp_path / "r.md").read_text(encoding="utf-8") == reference.reference()
 
 
 def test_each_verb_says_what_it_is_for():

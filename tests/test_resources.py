@@ -90,7 +90,8 @@ def test_more_threads_of_a_cpu_are_faster_and_a_gpu_is_as_fast_as_it_is():
     ("model", "gpu", "gpus", "threads"),
     [
         ({}, 1, 1, 4),
-        ({"tensor_parallel": 4}, 1, 4, 4),
+        ({"tensor_parallel": 4, "engine": "vllm"}, 1, 4, 4),
+        ({"tensor_parallel": 4, "engine": "transformers"}, 1, 1, 4),
         ({"threads": 3}, 1, 1, 3),
         ({"dtype": "float32", "threads": 2}, 0, 0, 2),
         ({"dtype": "float32", "device": "gpu"}, 1, 1, 4),
@@ -101,6 +102,35 @@ def test_who_asks_for_gpus(model, gpu, gpus, threads):
     of, wildcards = settings(**model), Wildcards(model="r1-qwen-7b")
     found = tuple(rules.ask(of, name)(wildcards) for name in ("gpu", "gpus", "threads"))
     assert found == (gpu, gpus, threads)
+
+
+def test_log_likelihoods_take_one_gpu_however_many_sample():
+    of = settings(tensor_parallel=4, engine="vllm")
+    asked_of = {
+        name: Wildcards(model="r1-qwen-7b", eval=name) for name in ("math-500", "word-order")
+    }
+    found = {name: rules.gpus(of, wildcards) for name, wildcards in asked_of.items()}
+    assert found == {"math-500": 4, "word-order": 1}
+
+
+def test_samples_of_a_model_on_four_gpus_are_planned_for_all_four():
+    values = copy.deepcopy(VALUES)
+    model = values["models"]["r1-llama-70b"] | {"engine": "vllm"}
+    values["models"] |= {"one": model, "four": model | {"tensor_parallel": 4}}
+    of = config.validate(values)
+    shape = costs.shape(plan.known_models(of, ["one"])["one"], "bfloat16")
+    source = of.sources[ASKED["traces"]["source"]]
+    mean = 0.25 * source.max_new_tokens
+    fast = H100._replace(memory=320e9, flops=4 * H100.flops, bandwidth=4 * H100.bandwidth)
+    samples = source.tokens / (256 + mean)
+    expected = costs.stream(shape, 256, source.max_new_tokens, mean, samples, fast)
+    found = resources.cost(
+        of, shape, {}, Assumed(H100, 256, 0.25, "vllm", 4), "traces", ASKED["traces"]
+    )
+    assert (found.seconds, found.device) == (expected.seconds, expected.device / 4)
+    assert found.device < H100.memory < shape.weights * shape.item
+    one, four = (asked(of, "traces", name) for name in ("one", "four"))
+    assert four[1] < one[1] / 4 and four[0] == one[0] + 3 * 4000
 
 
 def test_a_model_that_is_not_there_yet_asks_for_what_is_sensible(tmp_path, monkeypatch):

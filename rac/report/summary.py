@@ -203,9 +203,9 @@ def _row(cell: dict, scores: dict[str, list[dict]]) -> dict[str, Any]:
     if cell["generation"]:
         generated = read_json(cell["generation"])
         row["seconds_generate"] = generated["seconds"]
-        row["tokens_per_second_generate"] = generated.get("tokens_per_second")
         row["joules_generate"] = generated.get("joules")
         if row["tokens_mean"] is not None:
+            row["tokens_per_second_generate"] = generated.get("tokens_per_second")
             solved = row["accuracy"] * row["problems"] * row["samples"]
             row["seconds_per_solved"] = row["seconds_generate"] / solved if solved else None
     if cell["scores"] and cell["dense_scores"]:
