@@ -345,7 +345,7 @@ def summary(
     code_version: Annotated[str, typer.Option(help="of the code that made the numbers")],
     output: Output,
 ) -> None:
-    """The table of a run: summary.csv, comparisons.csv and summary.txt."""
+    """The tables of a run: summary.csv, comparisons.csv, budgets.csv and summary.txt."""
     from rac import matrix
     from rac.report.summary import summarize
 
@@ -440,12 +440,17 @@ def _laid_over(below: Any, above: Any) -> Any:
 def plan(
     config: ConfigFile = Path("config.yaml"),
     run: Annotated[str | None, typer.Option(help="the active run if left out")] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="tokens of a prompt, as assumed")] = 256,
+    length: Annotated[
+        float, typer.Option(min=0.001, max=1, help="mean of a sample's, of max_new_tokens")
+    ] = 0.25,
 ) -> None:
     """What a run would take: jobs, memory, disk and GPU-hours by stage, before anything starts."""
     from rac import plan as plans
 
     settings = _read_config(config, run)
-    rows = plans.plan(settings, plans.known_models(settings), plans.known_rows(settings))
+    known = plans.known_models(settings), plans.known_rows(settings)
+    rows = plans.plan(settings, *known, prompt=prompt, length=length)
     print(plans.table(rows), end="")
 
 

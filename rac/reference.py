@@ -8,9 +8,9 @@ from rac.config import Config
 HEAD = """\
 # What config.yaml may say
 
-Every key, from the definitions themselves (`make schema` writes this page and `schemas/config.schema.json`, from which
-editors complete). An unknown key, a wrong value or a definition that does not fit another one is refused in one line
-before any job. Names of definitions become folders: letters, digits, `.`, `_` and `-`.
+Every key, from the definitions themselves: `make schema` writes this page and `schemas/config.schema.json`,
+from which editors complete. An unknown key, a wrong value or a definition that does not fit another one is
+refused in one line before any job. Names of definitions become folders: letters, digits, `.`, `_` and `-`.
 """
 
 

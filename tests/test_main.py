@@ -78,6 +78,8 @@ def test_a_broken_model_folder_is_one_line(tmp_path):
 def test_a_plan_is_printed_and_what_is_not_known_is_one_line(tmp_path):
     done = run("plan", "--config", REPOSITORY / "config.yaml")
     assert done.returncode == 0 and "Device: one H100" in done.stdout
+    longer = run("plan", "--config", REPOSITORY / "config.yaml", "--length", 0.5)
+    assert longer.returncode == 0 and longer.stdout != done.stdout
     for arguments, message in (
         (("--config", REPOSITORY / "config.yaml", "--run", "dmeo"), "did you mean 'demo'?"),
         (("--config", tmp_path / "absent.yaml"), "absent.yaml cannot be read"),
