@@ -63,13 +63,18 @@ def grade_code(
         "memory limit" or "output limit", and whose detail says in one line which test failed how.
 
     Raises:
-        RacError: there are no tests, one has neither form, or this machine lacks the sandbox.
+        RacError: there are no tests, one has neither form or calls nothing, or this machine lacks the
+            sandbox.
     """
     check_tests(tests)
     check(sandbox)
     limits = Limits(seconds=time_limit, memory=memory_limit)
     for i, test in enumerate(tests, 1):
         verdict, detail = (_call if _has(test, CALL) else _feed)(program, test, limits, sandbox)
+        if verdict == functions.UNTESTED:
+            raise RacError(
+                f"tests: number {i} of '{test['entry_point']}' never calls it, so any program would pass"
+            )
         if verdict != "passed":
             return Grade(False, verdict, f"test {i} of {len(tests)}: {_line(detail)}")
     return Grade(True, "passed", "")
@@ -79,16 +84,23 @@ def check_tests(tests: Sequence[dict[str, Any]]) -> None:
     """Refuse tests that cannot be run.
 
     Raises:
-        RacError: there are none, or one has neither form.
+        RacError: there are none, one has neither form, or what it holds is no text.
     """
     if not tests:
         raise RacError("tests: a program without tests is neither right nor wrong; give one")
     for i, test in enumerate(tests, 1):
-        if not (_has(test, CALL) or _has(test, FEED)):
+        form = next((keys for keys in (CALL, FEED) if _has(test, keys)), None)
+        if form is None:
             raise RacError(
                 f"tests: number {i} has neither input and output nor entry_point and test_code "
                 f"(it has: {', '.join(test)})"
             )
+        for key in form:
+            if not isinstance(test[key], str):
+                kind = type(test[key]).__name__
+                raise RacError(f"tests: number {i}: its {key} is of type {kind}, not text")
+        if form is CALL and not test["test_code"].strip():
+            raise RacError(f"tests: number {i}: its test_code is empty")
 
 
 def _has(test: dict[str, Any], keys: tuple[str, str]) -> bool:
@@ -131,6 +143,7 @@ def grade_many(
 
 
 _LANGUAGE = re.compile(r"[\w+#.-]*")
+_PYTHON = re.compile(r"(?:py|python|pypy)[\d.]*")
 
 
 def extract_program(response: str, finished: bool = True) -> tuple[str | None, str]:
@@ -148,20 +161,21 @@ def extract_program(response: str, finished: bool = True) -> tuple[str | None, s
     if answer is None:
         return None, reason
     blocks: dict[str, str] = {}  # the last of each language
-    fence, language = "", ""
+    fence, language, indent = "", "", 0
     lines: list[str] = []
     for line in answer.splitlines(keepends=True):
         mark, info = _fence(line.rstrip())
+        spaces = len(line) - len(line.lstrip(" "))
         if not fence:
             if mark:
-                fence, language, lines = mark, info.lower(), []
-        elif mark.startswith(fence) and line.strip() == mark:
+                fence, language, indent, lines = mark, info.lower(), spaces, []
+        elif mark.startswith(fence) and line.strip() == mark and spaces <= indent + 3:
             blocks.pop(language, None)
             blocks[language] = "".join(lines)
             fence = ""
         else:
-            lines.append(line)
-    python = [blocks[language] for language in blocks if language.startswith("py")]
+            lines.append(line[min(spaces, indent) :])  # a block in a list is as deep as its fence
+    python = [blocks[language] for language in blocks if _PYTHON.fullmatch(language)]
     for found in (python, list(blocks.values())):
         if found:
             return found[-1], ""
@@ -173,7 +187,7 @@ def _fence(line: str) -> tuple[str, str]:
     text = line.lstrip(" ")
     rest = text.lstrip(text[:1]) if text[:1] in ("`", "~") else text
     mark = text[: len(text) - len(rest)]
-    if len(mark) < 3 or len(line) - len(text) > 3 or "`" in rest:
+    if len(mark) < 3 or "`" in rest:
         return "", ""
     found = _LANGUAGE.match(rest.lstrip(" \t"))
     return mark, found[0] if found else ""
@@ -217,7 +231,7 @@ def _short(text: str) -> str:
 def _feed(program: str, test: dict[str, Any], limits: Limits, sandbox: str) -> tuple[str, str]:
     """One test of the kind {"input", "output"}."""
     files = {"launch.py": LAUNCH, "program.py": program}
-    ended = run(files, "launch.py", test["input"].encode(), limits, sandbox)
+    ended = run(files, "launch.py", test["input"].encode("utf-8", "surrogatepass"), limits, sandbox)
     if ended.how != "exited":
         return ended.how, _spent(ended)
     if ended.status != 0:

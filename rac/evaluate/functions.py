@@ -18,6 +18,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+UNTESTED = "untested"
 LINE = 64 * 2**20  # bytes of one message
 TYPES = (bool, int, float, complex, str, bytes, list, tuple, set, frozenset, dict, object)
 ACTIONS: dict[str, Callable[..., Any]] = {
@@ -181,11 +182,12 @@ class Remote:
         return self._ask("bool", self)
 
 
-def connect(raised: list[BaseException]) -> Callable[..., Any]:
+def connect(raised: list[BaseException], asked_for: set[str]) -> Callable[..., Any]:
     """How the test asks: a function of an action (ACTIONS), its target and arguments.
 
     Args:
         raised: is given every exception that the program, and not the test, raised.
+        asked_for: is given every action that was asked for.
     """
     answers, asked = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDWR)
@@ -203,6 +205,7 @@ def connect(raised: list[BaseException]) -> Callable[..., Any]:
         return Remote(ask, number)
 
     def ask(action: str, target: Any = None, *arguments: Any) -> Any:
+        asked_for.add(action)
         request = encode([action, target, list(arguments)], number)
         try:
             asked.write(json.dumps(request).encode() + b"\n")
@@ -246,10 +249,12 @@ def check(test: dict) -> tuple[str, str]:
     """Run a test (`entry_point`, `test_code`): a verdict and a detail.
 
     `test_code` sees the function as `candidate` and under its own name; its `check(candidate)`, if
-    it defines one and does not call it, is called.
+    it defines one and does not call it, is called. A test that calls nothing of the program's says
+    nothing of it: the verdict is UNTESTED.
     """
     raised: list[BaseException] = []
-    ask = connect(raised)
+    asked_for: set[str] = set()
+    ask = connect(raised, asked_for)
     try:
         ask("load")
         function = ask("look", test["entry_point"])
@@ -268,7 +273,7 @@ def check(test: dict) -> tuple[str, str]:
             verdict = "memory limit" if isinstance(error, MemoryError) else "runtime error"
             return verdict, f"{kind}: {text}"
         return "wrong answer", f"{type(error).__name__}: {text}"
-    return "passed", ""
+    return ("passed" if "call" in asked_for else UNTESTED), ""
 
 
 def _borrowed(tree: ast.Module, names: dict, ask: Callable, raised: list) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import rac
 from rac.errors import RacError
 from rac.evaluate import functions
-from rac.evaluate.code import extract_program, grade_code, grade_many, same_output
+from rac.evaluate.code import check_tests, extract_program, grade_code, grade_many, same_output
 from rac.evaluate.sandbox import check
 from rac.evaluate.tasks import code_utils, utils
 
@@ -350,6 +350,21 @@ def test_tests_that_are_none():
         grade_code("pass", [])
     with pytest.raises(RacError, match=r"number 1 has neither .* \(it has: stdin\)"):
         grade_code("pass", [{"stdin": ""}], sandbox="rlimits")
+    for test, message in (
+        ({"input": 5, "output": "5"}, "number 1: its input is of type int, not text"),
+        ({"input": "", "output": ["5"]}, "number 1: its output is of type list, not text"),
+        ({"entry_point": "f", "test_code": " \n"}, "number 1: its test_code is empty"),
+    ):
+        with pytest.raises(RacError, match=message):
+            check_tests([test])
+
+
+@sandboxed
+@pytest.mark.parametrize("code", ["x = 1", "def test_f():\n    assert f(1) == 2\n", "square"])
+def test_a_test_that_calls_nothing_is_no_test(code):
+    tests = [*SQUARE, {"entry_point": "square", "test_code": code}]
+    with pytest.raises(RacError, match="number 2 of 'square' never calls it"):
+        grade_code("def square(x): return x * x", tests)
 
 
 def test_a_weaker_sandbox_must_be_asked_for():
@@ -378,7 +393,15 @@ def test_a_weaker_sandbox_must_be_asked_for():
         ("```Py3\n1\n```\n```cpp\n2\n```", True, ("1\n", "")),
         ("~~~python\n1\n```\n~~~", True, ("1\n```\n", "")),
         ("````python\ns = '''\n```\n'''\n````", True, ("s = '''\n```\n'''\n", "")),
-        ("- so:\n  ```python\n  1\n  ```", True, ("  1\n", "")),
+        ("- so:\n  ```python\n  1\n  ```", True, ("1\n", "")),
+        (
+            "10. so:\n\n    ```python\n    if 1:\n        2\n\n   3\n    ```",
+            True,
+            ("if 1:\n    2\n\n3\n", ""),
+        ),
+        ('```py\n"""\n    ```\n"""\n```', True, ('"""\n    ```\n"""\n', "")),
+        ("```python\n1\n```\n```pycon\n>>> 1\n1\n```", True, ("1\n", "")),
+        ("```python3.11\n1\n```\n```pytb\n2\n```", True, ("1\n", "")),
         ("```python title=x\n1\r\n```\r\n", True, ("1\r\n", "")),
         ("a ```python``` b", True, (None, "no code")),
         ("```python\n```", True, ("", "")),
