@@ -79,7 +79,9 @@ def _numerals(gold: str, answer: str, ask: Ask) -> bool | None:
 
 _STYLED = r"\\(?:text(?:bf|it|rm|sf)?|mbox|mathrm|mathbf) ?\{([^{}]*)\}"
 _WORD = re.compile(r"\(? ?([A-Za-z]+(?:[' -]+[A-Za-z]+)*)[ .]*\)?[ .]*")
-_CHOICE = re.compile(r"\(([A-Z])\)[ :.]*\S.*")
+_CHOICE = re.compile(r"\(([A-Z])\)([ :.]*)(\S.*)")
+_AND_MORE = re.compile(r"[,;&]|(?:and|or)(?![a-z])|.*(?<![A-Za-z])\([A-Z]\)")
+_GOES_ON = re.compile(r"[-+*/^_=<>!|]|\\(?:cdot|times|div|pm|mp|le|ge|cup|cap|in)(?![A-Za-z])")
 
 
 def _texts(gold: str, answer: str, ask: Ask) -> bool | None:
@@ -93,9 +95,20 @@ def _texts(gold: str, answer: str, ask: Ask) -> bool | None:
     if words[0] and words[1] and any(styled):
         return words[0][1].casefold() == words[1][1].casefold()
     if re.fullmatch(r"\(?[A-Z]\)?", texts[0]):
-        choice = _CHOICE.fullmatch(re.sub(_STYLED, r"\1", answer))
-        return choice[1] == texts[0].strip("()") if choice else None
+        return _choice(texts[0], re.sub(_STYLED, r"\1", answer), gold.isalpha())
     return None
+
+
+def _choice(gold: str, answer: str, letter: bool) -> bool | None:
+    """(C) 25 names the choice C. (C) or (D) names two, and (C)+1 none; nor does (C)x of a `letter`."""
+    choice = _CHOICE.fullmatch(answer)
+    if not choice:
+        return None
+    if _AND_MORE.match(choice[3]):
+        return False
+    if _GOES_ON.match(choice[3]) and not (choice[2] and choice[3][0] == "-"):
+        return None
+    return choice[1] == gold.strip("()") if choice[2] or not letter else None
 
 
 def _quantities(gold: str, answer: str, ask: Ask) -> bool | None:
