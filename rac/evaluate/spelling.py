@@ -26,8 +26,8 @@ _SPELLINGS = [
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\varnothing(?![A-Za-z])|^\\\{\s*\\\}$", r"\\emptyset"),
         (r"\\(?:mathrm|text)\{([ie])\}", r"\1"),
-        (r"(?<=\d) ?([aApP])\.[mM]$|(?<=:\d\d) ?([aApP])[mM]$", r"\\text{ \1\2m}"),
         (r"^\\(?:text(?:bf|rm|it)?|mbox|math(?:rm|bf)) ?\{ ?([-+\d.][^{}]*)\}$", r"\1"),
+        (r"(?<=\d) ?([aApP])\.[mM]\.?$|(?<=:\d\d) ?([aApP])[mM]$", r"\\text{ \1\2m}"),
         (r"\s+", " "),
     )
 ]
