@@ -6,10 +6,20 @@ what needs no algebra. A rule that is not sure says None, and the next one is tr
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fractions import Fraction
 
-from rac.evaluate.quantities import number, polynomial, same_quantity, scaled, split_unit
+from rac.evaluate.brackets import COMMA, LETTER, LISTS, by_name, collection, interval, split_at
+from rac.evaluate.quantities import (
+    Quantity,
+    clock,
+    is_constant,
+    number,
+    polynomial,
+    quantities,
+    same_quantity,
+    scaled,
+)
 from rac.evaluate.spelling import for_algebra, is_integer
 
 Ask = Callable[[str, str], bool]
@@ -79,7 +89,9 @@ def _numerals(gold: str, answer: str, ask: Ask) -> bool | None:
 
 _STYLED = r"\\(?:text(?:bf|it|rm|sf)?|mbox|mathrm|mathbf) ?\{([^{}]*)\}"
 _WORD = re.compile(r"\(? ?([A-Za-z]+(?:[' -]+[A-Za-z]+)*)[ .]*\)?[ .]*")
-_CHOICE = re.compile(r"\(([A-Z])\)[ :.]*\S.*")
+_CHOICE = re.compile(r"\(([A-Z])\)([ :.]*)(\S.*)")
+_AND_MORE = re.compile(r"[,;&]|(?:and|or)(?![a-z])|.*(?<![A-Za-z])\([A-Z]\)")
+_GOES_ON = re.compile(r"[-+*/^_=<>!|]|\\(?:cdot|times|div|pm|mp|le|ge|cup|cap|in)(?![A-Za-z])")
 
 
 def _texts(gold: str, answer: str, ask: Ask) -> bool | None:
@@ -93,28 +105,50 @@ def _texts(gold: str, answer: str, ask: Ask) -> bool | None:
     if words[0] and words[1] and any(styled):
         return words[0][1].casefold() == words[1][1].casefold()
     if re.fullmatch(r"\(?[A-Z]\)?", texts[0]):
-        choice = _CHOICE.fullmatch(re.sub(_STYLED, r"\1", answer))
-        return choice[1] == texts[0].strip("()") if choice else None
+        return _choice(texts[0], re.sub(_STYLED, r"\1", answer), gold.isalpha())
     return None
+
+
+def _word_lists(gold: str, answer: str, ask: Ask) -> bool | None:
+    r"""\text{A, B} is the list of \text{A} and \text{B}."""
+    sides = [_listed(side) for side in (gold, answer)]
+    return None if sides == [gold, answer] else equal(sides[0], sides[1], ask)
+
+
+def _listed(text: str) -> str:
+    styled = re.fullmatch(_STYLED, text)
+    words = split_at(styled[1], COMMA) if styled else []
+    if len(words) < 2 or not all(map(_WORD.fullmatch, words)) or re.search(r"\bor\b", text):
+        return text
+    return ", ".join(rf"\text{{{word}}}" for word in words)
+
+
+def _choice(gold: str, answer: str, letter: bool) -> bool | None:
+    """(C) 25 names the choice C. (C) or (D) names two, and (C)+1 none; nor does (C)x of a `letter`."""
+    choice = _CHOICE.fullmatch(answer)
+    if not choice:
+        return None
+    if _AND_MORE.match(choice[3]):
+        return False
+    if _GOES_ON.match(choice[3]) and not (choice[2] and choice[3][0] == "-"):
+        return None
+    return choice[1] == gold.strip("()") if choice[2] or not letter else None
 
 
 def _quantities(gold: str, answer: str, ask: Ask) -> bool | None:
     """Exact numbers, with or without units; what is no number is freed of its units."""
-    left, right = split_unit(gold, strict=True), split_unit(answer)
+    left, right = quantities(gold, answer)
     x, y = number(left.text), number(right.text)
     if x is not None and y is not None:
         return same_quantity(x, left.unit, y, right.unit)
     if not (left.unit or right.unit):
         return None
     kinds = {side.unit.kind for side in (left, right) if side.unit}
-    if kinds == {"angle"}:
-        in_radians = [
-            side.text if side.unit is None else rf"\frac{{\pi}}{{180}}({side.text})"
-            for side in (left, right)
-        ]
-        return equal(left.text, right.text, ask) or (
-            None in (left.unit, right.unit) and ask(*for_algebra(*in_radians))
-        )
+    if "angle" in kinds and kinds <= {"angle", "radian"}:
+        return _angles(left, right, ask)
+    if kinds & {"before noon", "after noon"}:
+        times = clock(left.text), clock(right.text)
+        return len(kinds) == 1 and times[0] == times[1]
     if kinds & {"share", "count"}:
         return None
     if left.unit and right.unit and left.unit.kind and right.unit.kind:
@@ -125,10 +159,23 @@ def _quantities(gold: str, answer: str, ask: Ask) -> bool | None:
     return equal(left.text, right.text, ask)
 
 
+def _angles(left: Quantity, right: Quantity, ask: Ask) -> bool:
+    """Two angles, one of them in degrees: a number without a unit may be meant in either."""
+    units = [side.unit and side.unit.kind for side in (left, right)]
+    if "radian" not in units and equal(left.text, right.text, ask):
+        return True
+    if units == ["angle", "angle"]:
+        return False
+    in_radians = [
+        rf"\frac{{\pi}}{{180}}({side.text})" if unit == "angle" else side.text
+        for side, unit in zip((left, right), units, strict=True)
+    ]
+    return ask(*for_algebra(*in_radians))
+
+
 _NAME = re.compile(
     r"(?:\\?[A-Za-z]+|\\(?:text|mathrm) ?\{[^{}]*\})(?: ?_ ?(?:\w|\{\w+\}))?(?: ?\([a-zA-Z]\))?"
 )
-_ARITHMETIC = re.compile(r"(?:[\d +*/(){}^-]|\\(?:frac|cdot|times|sqrt|pi)(?![A-Za-z]))+")
 _EQUALS = re.compile(r"(?<![<>!:\\])=")
 
 
@@ -137,8 +184,8 @@ def _chains(gold: str, answer: str, ask: Ask) -> bool | None:
     if r"\approx" in answer and r"\approx" not in gold:
         exact, rounded = (side.strip() for side in answer.split(r"\approx", 1))
         return equal(gold, exact if exact and not _NAME.fullmatch(exact) else rounded, ask)
-    golds, answers = _parts(gold, _EQUALS), _parts(answer, _EQUALS)
-    if len(golds) == len(answers) == 1 or len(_parts(answer, _COMMA)) > 1:
+    golds, answers = split_at(gold, _EQUALS), split_at(answer, _EQUALS)
+    if len(golds) == len(answers) == 1 or len(split_at(answer, COMMA)) > 1:
         return None
     if len(answers) > 1:
         if answers[-1].endswith("dots") and not _NAME.fullmatch(answers[-2]):
@@ -160,57 +207,43 @@ def _contradict(one: str, other: str, ask: Ask) -> bool:
     """Whether two constants that an answer sets equal are not, by more than rounding."""
     x, y = number(one), number(other)
     if x is None or y is None:
-        exact = _ARITHMETIC.fullmatch(one) and _ARITHMETIC.fullmatch(other)
-        return bool(exact) and not equal(one, other, ask)
+        return is_constant(one) and is_constant(other) and not equal(one, other, ask)
     return abs(x - y) * 10 ** len(other.partition(".")[2]) > Fraction(1, 2)
 
 
-_SIDES = re.compile(r"(\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>)")
+_MEMBER = re.compile(rf"{LETTER} ?\\in(?![A-Za-z]) ?")
+_SETS = ("()", "(]", "[)", "[]")
 
 
 def _relations(gold: str, answer: str, ask: Ask) -> bool | None:
     r"""x \in [-2,7], -2 \le x \le 7 and [-2,7] are one set, as 5 > x and (-\infty,5) are."""
-    bare = [re.sub(r"^[A-Za-z] ?\\in(?![A-Za-z]) ?", "", side) for side in (gold, answer)]
-    if bare != [gold, answer]:
+    members = [_MEMBER.match(side) for side in (gold, answer)]
+    if any(members):
+        bare = [
+            side[m.end() :] if m else side for side, m in zip((gold, answer), members, strict=True)
+        ]
         return equal(bare[0], bare[1], ask)
-    left, right = _interval(gold), _interval(answer)
-    if left and not right and _collection(answer)[0] in ("()", "(]", "[)", "[]"):
+    left, right = interval(gold), interval(answer)
+    if left and right and r"\{" in (gold[:2], answer[:2]):
+        return equal(left, right, ask)
+    if left and not right and (r"\cup" in answer or collection(answer)[0] in _SETS):
         return equal(left, answer, ask)
-    if right and not left and (r"\infty" in gold or _collection(gold)[0] in ("(]", "[)", "[]")):
+    surely = r"\infty" in gold or r"\cup" in gold or collection(gold)[0] in _SETS[1:]
+    if right and not left and surely:
         return equal(gold, right, ask)
     return None
 
 
-def _interval(text: str) -> str | None:
-    """The interval that an inequality in one letter stands for."""
-    parts = [part.strip() for part in _SIDES.split(text)]
-    if len(parts) == 3 and re.fullmatch("[A-Za-z]", parts[2]):
-        flip = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
-        parts = [parts[2], flip[parts[1]], parts[0]]
-    if len(parts) == 3 and re.fullmatch("[A-Za-z]", parts[0]) and parts[2]:
-        if parts[1] in ("<", r"\le"):
-            return rf"(-\infty,{parts[2]}{')' if parts[1] == '<' else ']'}"
-        return rf"{'(' if parts[1] == '>' else '['}{parts[2]},\infty)"
-    if len(parts) == 5 and re.fullmatch("[A-Za-z]", parts[2]) and parts[0] and parts[4]:
-        if {parts[1], parts[3]} <= {">", r"\ge"}:
-            flip = {">": "<", r"\ge": r"\le"}
-            parts = [parts[4], flip[parts[3]], parts[2], flip[parts[1]], parts[0]]
-        if {parts[1], parts[3]} <= {"<", r"\le"}:
-            opening, closing = "(" if parts[1] == "<" else "[", ")" if parts[3] == "<" else "]"
-            return f"{opening}{parts[0]},{parts[4]}{closing}"
-    return None
-
-
-_COMMA = re.compile(r",|;|\\(?:text|mbox) ?\{,? ?(?:and|or) ?\}|(?<= )(?:and|or)(?= )")
-_LISTS = ("{}", ",")
-
-
 def _collections(gold: str, answer: str, ask: Ask) -> bool | None:
     """Tuples and intervals in their order, sets and plain lists in any; no tuple is a set."""
-    (kind, left), (other, right) = _collection(gold), _collection(answer)
+    (kind, left), (other, right) = collection(gold), collection(answer)
     if not (kind and other):
         return None
-    if kind in _LISTS and other in _LISTS:
+    if (kind, other) == (",", "()") and (values := by_name(left)):
+        kind, left = other, values
+    elif (kind, other) == ("()", ",") and (values := by_name(right)):
+        other, right = kind, values
+    if kind in LISTS and other in LISTS:
         if len(left) != len(right) or len(left) > MANY:
             return None
         for one in left:
@@ -227,33 +260,6 @@ def _collections(gold: str, answer: str, ask: Ask) -> bool | None:
         return False
     halves = {"(]", "[)"}
     return False if {kind, other} & halves and "," not in (kind, other) else None
-
-
-def _collection(text: str) -> tuple[str, list[str]]:
-    r"""The brackets around a collection ("," for none) and its elements, a ± b as two."""
-    text = text.strip()
-    kind, inner = ",", text
-    if text.startswith(r"\{") and text.endswith(r"\}"):
-        kind, inner = "{}", text[2:-2]
-    elif len(text) > 2 and text[0] in "([" and text[-1] in ")]":
-        kind, inner = text[0] + text[-1], text[1:-1]
-    parts = _parts(inner, _COMMA)
-    if len(parts) == 1 and kind not in _LISTS or not all(parts):
-        return "", []
-    if kind in _LISTS:
-        parts = [each for part in parts for each in _signs(part)]
-    if len(parts) == 1 and kind == ",":
-        return "", []
-    return kind, parts
-
-
-def _signs(part: str) -> Iterable[str]:
-    r"""Both values of an element with one \pm."""
-    signs = re.findall(r"\\(?:pm|mp)(?![A-Za-z])", part)
-    if signs != [r"\pm"]:
-        return [part]
-    both = (re.sub(r"\\pm(?![A-Za-z]) ?", sign, part) for sign in "+-")
-    return [each.strip().removeprefix("+").strip() for each in both]
 
 
 _PROSE = re.compile("[A-Za-z]{2,}(?: [A-Za-z]{2,}){3}")
@@ -284,32 +290,7 @@ def _is_open(text: str) -> bool:
     return opening != closing
 
 
-_BRACKETS = re.compile(r"\\begin|\\end|\\?[({\[\])}]")
-
-
-def _parts(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Split at separators that are within no brackets; [text] if brackets do not close."""
-    depth, starts = 0, [0]
-    ends = []
-    position = 0
-    while position < len(text):
-        if depth == 0 and (match := separator.match(text, position)):
-            ends.append(match.start())
-            starts.append(match.end())
-        elif match := _BRACKETS.match(text, position):
-            depth += 1 if match[0][-1] in "({[n" else -1
-            if depth < 0:
-                return [text]
-        else:
-            position += 1
-            continue
-        position = match.end()
-    if depth:
-        return [text]
-    return [text[start:end].strip() for start, end in zip(starts, [*ends, len(text)], strict=True)]
-
-
 RULES = (  # in their order
-    *(_numerals, _texts, _quantities, _chains),
+    *(_numerals, _word_lists, _texts, _quantities, _chains),
     *(_relations, _collections, _numbers),
 )

@@ -105,6 +105,7 @@ _SIZES = {
         "mi mile": "1609.344",
     },
     "time": {
+        "ms millisecond": "0.001",
         "s sec second": "1",
         "min minute": "60",
         "h hr hour": "3600",
@@ -117,11 +118,20 @@ _SIZES = {
         "oz ounce": "0.028349523125",
         "lb pound": "0.45359237",
     },
+    "speed": {"mph": "0.44704", "kph kmh": "5/18"},
+    "before noon": {"am": "1"},
+    "after noon": {"pm": "1"},
     "money": {"cent": "0.01", "dollar": "1"},
     "angle": {"degree deg": "1"},
     "radian": {"radian rad": "1"},
     "share": {"percent percentage": "0.01"},
-    "count": {"thousand": "1000", "million": "1000000", "billion": "1000000000"},
+    "count": {
+        "dozen": "12",
+        "hundred": "100",
+        "thousand": "1000",
+        "million": "1000000",
+        "billion": "1000000000",
+    },
 }
 _UNITS = {
     name: Unit(kind, Fraction(size))
@@ -136,6 +146,14 @@ _STYLED = re.compile(
     + _POWER
 )
 _BARE = re.compile(r"([^A-Za-z]*[^A-Za-z ])( ?)([A-Za-z](?:[A-Za-z ]*[A-Za-z])?)" + _POWER)
+_BEHIND = re.compile(r"(.*(?:[\d)}]|\\pi))( )([A-Za-z]{2}(?:[A-Za-z ]*[A-Za-z])?)" + _POWER)
+_CONSTANT = re.compile(r"(?:[\d +*/(){}^-]|\\(?:frac|cdot|times|sqrt|pi)(?![A-Za-z]))+")
+_NO_UNITS = re.compile(  # and variables, and functions of one letter
+    "and|or|not|if|over|plus|minus|squared|cubed|factorial|base|half|halves"
+    "|(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth)s?"
+    "|(?:arc)?(?:sin|cos|tan|cot|csc)h?[a-z]?|(?:ln|exp|mod|sqrt)[a-z]?|log[a-rt-z]?|[b-z]"
+    "|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|inf|infty|infinity"
+)
 
 
 def _unit(words: str, power: str | None) -> Unit:
@@ -146,7 +164,7 @@ def _unit(words: str, power: str | None) -> Unit:
             exponent = _POWERS[name]
             names.remove(name)
     name = " ".join(names)
-    unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"))
+    unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s") if len(name) > 2 else "")
     if unit is None:
         return Unit("", Fraction(1))
     return unit if exponent == 1 else Unit(f"{unit.kind}^{exponent}", unit.size**exponent)
@@ -155,10 +173,14 @@ def _unit(words: str, power: str | None) -> Unit:
 def split_unit(text: str, strict: bool = False) -> Quantity:
     r"""Take the unit off a quantity: \$5, 5\%, 5^\circ, 5 \text{ cm}^2, 5 square feet.
 
-    A unit in plain letters is taken off a number only. `strict` (for golds) takes those alone that
-    nobody reads as variables: 5 cm, but neither 5m nor 5 m.
+    A unit in plain letters is taken off a constant only. `strict` (for golds) takes those alone that
+    nobody reads as variables: 5 cm, 6 apples, but neither 5m nor 5 m nor 6 abc.
     """
-    text = text.strip()
+    return _marked(text.strip()) or _bare(text.strip(), strict) or Quantity(text.strip(), None)
+
+
+def _marked(text: str) -> Quantity | None:
+    r"""A quantity with a unit that is a sign or \text."""
     if dollars := re.match(r"([+-]?) ?(?:\\?\$|\\text ?\{ ?\\?\$ ?\}) ?(?=[\d.\\])", text):
         return Quantity(dollars[1] + text[dollars.end() :], _UNITS["dollar"])
     for sign, unit in (("%", "percent"), (r"^\circ", "degree")):
@@ -171,12 +193,59 @@ def split_unit(text: str, strict: bool = False) -> Quantity:
         head = text[:start].rstrip()
         if re.search(r"\d|\\pi", head):
             return Quantity(head, _unit(styled[1], styled[2] or styled[3] or styled[4]))
-    if (bare := _BARE.fullmatch(text)) and number(bare[1]) is not None:
-        measure, letters = _unit(bare[3], bare[4] or bare[5]), len(bare[3])
-        known, spaced = bool(measure.kind), bool(bare[2])
-        if (known and spaced and letters > 1) if strict else known or (spaced and letters > 2):
-            return Quantity(bare[1], measure)
-    return Quantity(text, None)
+    return None
+
+
+def _bare(text: str, strict: bool) -> Quantity | None:
+    """A quantity with a unit in plain letters."""
+    bare = _BARE.fullmatch(text)
+    if bare is None or number(bare[1]) is None:
+        bare, strict = _BEHIND.fullmatch(text), True
+    if bare is None or not (is_constant(bare[1]) or number(bare[1]) is not None):
+        return None
+    measure, spaced, letters = _unit(bare[3], bare[4] or bare[5]), bool(bare[2]), len(bare[3])
+    known = bool(measure.kind) and (not strict or (spaced and letters > 1))
+    if known or (spaced and (_is_name(bare[3]) if strict else _may_be_name(bare[3]))):
+        return Quantity(bare[1], measure)
+    return None
+
+
+def _may_be_name(words: str) -> bool:
+    """Whether letters may be what is counted: apples, abc; neither ab nor sinx nor max x."""
+    return len(words) > 2 and not any(map(_NO_UNITS.fullmatch, words.casefold().split()))
+
+
+def _is_name(words: str) -> bool:
+    """Whether nobody reads letters as variables: apples, square units; not abc, kxy, pqrs, abef."""
+    return _may_be_name(words) and any(
+        len(word) > 3 and re.search("[aeiou]", word) and [*word] != sorted({*word})
+        for word in words.casefold().split()
+    )
+
+
+def is_constant(text: str) -> bool:
+    r"""Whether a text is arithmetic without letters: 2\sqrt{3}, \frac{\pi}{2} + 1."""
+    return _CONSTANT.fullmatch(text) is not None
+
+
+def quantities(gold: str, answer: str) -> tuple[Quantity, Quantity]:
+    """Both without their units. Plain letters of an answer are variables where the gold has some."""
+    left, right = split_unit(gold, strict=True), split_unit(answer)
+    if left.unit is None and right.unit and not is_constant(gold) and number(gold) is None:
+        same = split_unit(gold)
+        if same.unit == right.unit and right.unit.kind:
+            return same, right
+        right = _marked(answer) or Quantity(answer, None)
+    return left, right
+
+
+_CLOCK = re.compile(r"(1?\d)(?: ?: ?([0-5]\d))?")
+
+
+def clock(text: str) -> Fraction | None:
+    """The hours of a time of half a day: 8:30, 8."""
+    match = _CLOCK.fullmatch(text)
+    return int(match[1]) + Fraction(int(match[2] or 0), 60) if match else None
 
 
 def same_quantity(gold: Fraction, of: Unit | None, answer: Fraction, unit: Unit | None) -> bool:

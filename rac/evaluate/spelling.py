@@ -27,9 +27,13 @@ _SPELLINGS = [
         (r"\\varnothing(?![A-Za-z])|^\\\{\s*\\\}$", r"\\emptyset"),
         (r"\\(?:mathrm|text)\{([ie])\}", r"\1"),
         (r"^\\(?:text(?:bf|rm|it)?|mbox|math(?:rm|bf)) ?\{ ?([-+\d.][^{}]*)\}$", r"\1"),
+        (r"(?<=\d) ?([aApP])\.[mM]\.?$|(?<=:\d\d) ?([aApP])[mM]$", r"\\text{ \1\2m}"),
         (r"\s+", " "),
     )
 ]
+# Points, commas and spacing commands at the end, read backwards so that it takes linear time; of a
+# backslash and a space the space may be gone.
+_ENDING = re.compile(r"(?:[,;:!\s]?\\(?!\\)|[\s.,;~])*")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:[, ]\d{3})+(?:\.\d+)?")
 _INTEGER = re.compile(r"([+-]?) ?(\d+)")
 
@@ -40,7 +44,8 @@ def normalise(answer: str) -> str:
     for start, end in (("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
         if answer.startswith(start) and answer.endswith(end) and len(answer) > len(start + end):
             answer = answer[len(start) : -len(end)].strip(" $")
-    answer = answer.translate(_GLYPHS).rstrip(" .,;")
+    answer = answer.translate(_GLYPHS)
+    answer = _ENDING.sub("", answer[::-1], count=1)[::-1]
     for pattern, replacement in _SPELLINGS:
         answer = pattern.sub(replacement, answer)
     answer = answer.strip()
@@ -62,17 +67,19 @@ TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _DEGREES = re.compile(r"(?<!\d)(\d+(?:\.\d+)?) ?\^\\circ")
 _TIMES = re.compile(r"(?<![A-Za-z_^\d])(\d+) ?(?=\()|\) ?(?=\()")
 _LETTER = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_IMAGINARY = re.compile(r"(?<=\d)i(?![A-Za-z])")
 
 
 def for_algebra(gold: str, answer: str) -> tuple[str, str]:
     """Two normalised answers as Math-Verify reads them rightly.
 
     Decimals become fractions (it rounds them to six places), degrees within trigonometry radians
-    (it ignores the sign), 2(3) a product (it adds, as in a mixed number), and where R and r are two
-    variables R gets another name (it has one).
+    (it ignores the sign), 2(3) a product (it adds, as in a mixed number), 2i is 2 i (its i are two),
+    and where R and r are two variables R gets another name (it has one).
     """
     sides = [_DECIMAL.sub(_fraction, side) for side in (_radians(gold), _radians(answer))]
     sides = [_TIMES.sub(r"\g<0>\\cdot ", side) for side in sides]
+    sides = [_IMAGINARY.sub(" i", side) for side in sides]
     letters = [set(_LETTER.findall(side)) for side in sides]
     used = set.union(*letters)
     both = sorted({a for own in letters for a in own if a.isupper() and a.lower() in own})

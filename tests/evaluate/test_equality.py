@@ -105,6 +105,9 @@ def test_sums_of_products_come_to_what_python_makes_of_them(parts, more):
         ("$5$", "5"),
         (r"\(5\)", "5"),
         ("5.", "5"),
+        ("5\\ ", "5"),
+        (r"5\;.\,", "5"),
+        (r"5\\", r"5\\"),
         (r"\dfrac12", r"\frac{1}{2}"),
         (r"\frac9{19}", r"\frac{9}{19}"),
         (r"\frac{270}7", r"\frac{270}{7}"),
@@ -183,6 +186,12 @@ SCRAPS += [
     " cm",
     r"\text{ cm}",
     r"\text{A}",
+    r"\{x:",
+    r"\text{A, B}",
+    r"\text{ p.m.}",
+    r"\cup ",
+    " apples",
+    "y=",
 ]
 SCRAPS += [r"\frac", r"\frac{1}{2}", r"\overline{3}", "10^{-3}", r"\approx ", r"\sin ", "9" * 5000]
 
@@ -203,6 +212,11 @@ def test_the_rules_need_little_time_for_any_text():
         "=" * 400,
         r"\pm" * 130,
         "1 " * 200,
+        r"\{x:" * 80,
+        " or x<1" * 50,
+        r"{1} a" * 80,
+        r"\text{A" + ",A" * 180 + "}",
+        "x=1,y=2," * 50,
     ):
         decided(normalise(text), normalise(text + "1"))
     for text in ("a ", "1+", "a -", "2*", "x^2 ", "- ", "we find ", "1 a", "11"):
