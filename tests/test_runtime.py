@@ -34,6 +34,14 @@ def test_figures_are_there_and_possible(tiny_model, tiny_pruned, tmp_path, schem
     assert record["workload"]["batches"] == [1, 3]
 
 
+def test_a_resident_set_that_is_counted_late_is_no_memory_below_0(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runtime, "_status", {"VmRSS": 20480, "VmHWM": 8192}.__getitem__)
+    runtime.measure_runtime(WORKLOAD, tiny_model, tiny_model, "float32", tmp_path / "r.json")
+    assert read_json(tmp_path / "r.json")["peak_memory_bytes"] in (0, None)
+
+
 def test_models_take_turns_after_a_round_that_is_not_counted(tiny_model, tmp_path, monkeypatch):
     asked: list[int] = []
     times = iter([50.0, 50.0, 50.0, 1.0, 2.0, 1.0, 4.0])
