@@ -1,6 +1,8 @@
 """From a dataset and a model's name to results/summary.csv. Definitions and runs: config.yaml."""
 
+import os
 from functools import partial
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -9,6 +11,12 @@ from rac import rules as asked
 from rac import config as configuration
 from rac.errors import RacError
 from rac.fingerprint import stage
+
+try:
+    for file in filter(os.path.exists, ["config.yaml", *workflow.configfiles]):
+        configuration.read(Path(file))
+except RacError as error:
+    raise WorkflowError(str(error)) from None
 
 
 configfile: "config.yaml"

@@ -415,19 +415,10 @@ def _read_config(file: Path, run: str | None) -> configuration.Config:
     """config.yaml with `file` laid over it, as Snakemake has it, and `run` as its active run if named."""
     base = Path("config.yaml")
     files = [base, file] if base.exists() and file.resolve() != base.resolve() else [file]
-    values = reduce(_laid_over, map(_read_yaml, files))
+    values = reduce(_laid_over, map(configuration.read, files))
     if run and isinstance(values, dict):
         values["run"] = run
     return configuration.validate(values, str(file))
-
-
-def _read_yaml(file: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RacError(f"{file} cannot be read: {error}") from None
 
 
 def _laid_over(below: Any, above: Any) -> Any:
@@ -477,13 +468,17 @@ def clean(
 
     if remove:
         artifacts.hold(LOCK)
-    artefacts = cleaning.unused(_read_config(config, None))
-    for path in artefacts:
-        print(f"{size(path) / 1e6:10,.1f} MB  {path}")
-    total = sum(map(size, artefacts)) / 1e6
-    print(f"{total:10,.1f} MB  {'removed' if remove else 'in all; --remove removes it'}")
-    if remove:
-        cleaning.remove(artefacts)
+    sizes = {path: size(path) / 1e6 for path in cleaning.unused(_read_config(config, None))}
+    for path, megabytes in sizes.items():
+        print(f"{megabytes:10,.1f} MB  {path}")
+    if not remove:
+        print(f"{sum(sizes.values()):10,.1f} MB  in all; --remove removes it")
+        return
+    left = cleaning.remove(list(sizes))
+    kept = sum(size(path) for path in sizes if path.exists()) / 1e6
+    print(f"{sum(sizes.values()) - kept:10,.1f} MB  removed")
+    if left:
+        raise RacError("; ".join(left))
 
 
 @app.command()
@@ -539,6 +534,16 @@ def main() -> None:
         app(prog_name="python -m rac")
     except RacError as error:
         _end(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "rac").startswith("rac"):
+            raise
+        _end(
+            f"the package '{error.name}' is not installed: pip install -e . installs what is missing"
+        )
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _end(f"{error.filename}: {error.strerror}")
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not SHORT.search(str(error)):
             raise

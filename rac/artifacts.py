@@ -43,15 +43,29 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into one line that names the file."""
+    """Turn what the file system refuses into one line that names `path`, or the file that was read."""
     try:
         yield
     except OSError as error:
-        raise RacError(f"cannot write {path}: {error.strerror or error}") from error
+        other = (
+            Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path
+        )
+        what = f"write {path}" if _is_of(other, path) else f"read {other}"
+        raise RacError(f"cannot {what}: {error.strerror or error}") from error
     except SafetensorError as error:
         if "I/O error" not in str(error):  # it is about a tensor, not about the file system
             raise
         raise RacError(f"cannot write {path}: {error}") from error
+
+
+def _is_of(file: Path, path: Path) -> bool:
+    """Whether a file is `path`, in it, above it, or one that is to become it."""
+    if file == path or path in file.parents or file in path.parents:
+        return True
+    return any(
+        each.parent == path.parent and each.name.startswith(f".{path.name}.")
+        for each in (file, *file.parents)
+    )
 
 
 def _temporary(path: Path) -> Path:
@@ -103,9 +117,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success its files are fsynced and it replaces `path`.
 
     Raises:
-        RacError: the file system refuses (disk full, read-only, …), with the path.
+        RacError: the file system refuses (disk full, read-only, …), or a file is there, with the path.
     """
     path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise RacError(f"{path} is a file or a link where a folder is to be written: remove it")
     with _write_errors(path):
         temporary = _temporary(path)
         old = temporary.with_name(f".{path.name}.old.{HOST}-{os.getpid()}.tmp")
@@ -147,7 +163,7 @@ def read_json(path: Path) -> Any:
         raise RacError(f"{path} is missing") from None
     except OSError as error:
         raise RacError(f"cannot read {path}: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RacError(f"{path} is damaged: {error}; delete it to have it made again") from None
 
 
@@ -224,17 +240,22 @@ def sha256_file(path: Path) -> str:
 def sha256_files(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Each file and its SHA-256, in their order: one is hashed by each processor."""
     files = list(files)
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(processors())
     try:
         yield from zip(files, pool.map(sha256_file, files), strict=True)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def sha256_json(value: Any) -> str:
     """Hexadecimal SHA-256 of `value` as canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def parts(

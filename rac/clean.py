@@ -28,17 +28,23 @@ def unused(config: Config) -> list[Path]:
     return sorted(Path(*unit) for unit in there if unit and _whole(unit) not in needed)
 
 
-def remove(artefacts: list[Path]) -> None:
-    """Remove artefacts, and the folders that become empty."""
+def remove(artefacts: list[Path]) -> list[str]:
+    """Remove artefacts, and the folders that become empty; a line for each that cannot be removed."""
+    left = []
     for path in artefacts:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            left.append(f"cannot remove {path}: {error.strerror}")
+            continue
         for parent in path.parents:
             if parent.name in ("results", "resources", "") or any(parent.iterdir()):
                 break
             parent.rmdir()
+    return left
 
 
 def _whole(unit: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ Names are identities: they stand in paths, so they are short, plain and checked 
 for reaches the rules as `params`, so an edited definition recomputes what hangs on it and nothing else.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -298,6 +300,42 @@ def _line(error: Any) -> str:
     elif not message.startswith(("give", "'")):
         message = f"{message} (found: {str(error['input'])[:80]})" if where else message
     return " ".join((f"{where}: {message}" if where else message).split())
+
+
+def read(file: Path) -> Any:
+    """What a YAML file holds.
+
+    Raises:
+        RacError: it cannot be read, or a key is twice in one place, where YAML would take the last.
+    """
+    import yaml
+
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8"))
+        document = loader.get_single_node()
+        waiting, seen = [document] if document else [], set()
+        while waiting:
+            node = waiting.pop()
+            if id(node) in seen or not isinstance(node.value, list):
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                _refuse_twice([key for key, _ in node.value], file)
+            waiting += itertools.chain.from_iterable(
+                pair if isinstance(pair, tuple) else [pair] for pair in node.value
+            )
+        return loader.construct_document(document) if document else None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RacError(f"{file} cannot be read: {error}") from None
+
+
+def _refuse_twice(keys: list[Any], file: Path) -> None:
+    names: set[str] = set()
+    for key in keys:
+        if str(key.value) in names and key.value != "<<":
+            line = key.start_mark.line + 1
+            raise RacError(f"{file}, line {line}: '{key.value}' is there already: join the two")
+        names.add(str(key.value))
 
 
 def validate(values: Any, file: str = "config.yaml") -> Config:

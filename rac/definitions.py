@@ -10,9 +10,9 @@ from datetime import date
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from rac.schema import Name, Strict, exactly_one
+from rac.schema import Few, Name, PositiveInt, Strict, exactly_one
 
 
 class Sampling(Strict):
@@ -20,7 +20,7 @@ class Sampling(Strict):
 
     temperature: float = Field(0.6, gt=0, le=2, description="what logits are divided by")
     top_p: float = Field(
-        0.95, gt=0, le=1, description="the most probable tokens that have this share together"
+        0.95, ge=0.001, le=1, description="the most probable tokens that have this share together"
     )
     top_k: PositiveInt | None = Field(None, description="the most probable tokens; all if left out")
 
@@ -68,6 +68,8 @@ class Model(Strict):
 def _check_revision(hub: str | None, revision: str | None) -> None:
     if (hub is None) != (revision is None):
         raise ValueError("'revision' (a commit) goes with 'hub'")
+    if hub is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", hub, re.ASCII):
+        raise ValueError(f"hub '{hub}' is not owner/name")
     if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ValueError(f"revision '{revision}' is not a commit (40 hexadecimal digits)")
 
@@ -182,11 +184,11 @@ class Source(Strict):
     prompt: str = Field("{problem}", description="prompts, traces: what the user says")
     max_new_tokens: PositiveInt = Field(8192, description="traces: where a thought is cut")
     batch: PositiveInt = Field(64, description="traces: samples generated together")
-    samples: PositiveInt = Field(1, description="traces: of each problem")
+    samples: Few = Field(1, description="traces: of each problem")
     traces_of: TracesOf | None = Field(None, description="traces: of another source or model")
     select: Select | None = Field(None, description="traces: which of them")
     solution: str = Field("solution", description="solutions: the dataset's column")
-    shards: PositiveInt = Field(
+    shards: Few = Field(
         1, description="jobs that share the work of its traces, and of its Hessians"
     )
     seed: int = Field(0, description="traces: that the samples' own seeds hang on")
@@ -231,20 +233,20 @@ class Eval(Strict):
 
     task: str = Field(description="the name of an lm-eval task")
     dataset: Name = Field(description="its problems")
-    samples: PositiveInt = Field(1, description="of each problem")
+    samples: Few = Field(1, description="of each problem")
     max_new_tokens: PositiveInt = Field(32768, description="where an answer is cut")
     batch: PositiveInt = Field(64, description="samples generated together, the unit of resume")
     sandbox: Literal["bubblewrap", "rlimits"] = Field(
         "bubblewrap", description="what holds the programs that a model writes; rlimits is weaker"
     )
-    shards: PositiveInt = Field(1, description="jobs that share the work of its generations")
+    shards: Few = Field(1, description="jobs that share the work of its generations")
     seed: int = Field(0, description="that the samples' own seeds hang on")
 
 
 class Workload(Strict):
     """What run time is measured on, dense and compressed in turn."""
 
-    batches: list[PositiveInt] = Field([1, 16], description="sequences together")
+    batches: list[PositiveInt] = Field([1, 16], min_length=1, description="sequences together")
     prompt_tokens: PositiveInt = Field(64, description="of each sequence")
     new_tokens: PositiveInt = Field(128, description="of each sequence")
     repeats: PositiveInt = Field(3, description="of each measurement, after one to warm up")

@@ -70,7 +70,7 @@ def _takes(of: dict) -> str:
 
 def _bounds(of: dict) -> list[str]:
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    return [f"{sign} {of[key]:g}" for key, sign in signs.items() if key in of]
+    return [f"{sign} {of[key]:,}" for key, sign in signs.items() if key in of]
 
 
 def _default(key: str, definition: dict) -> str:

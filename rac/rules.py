@@ -47,9 +47,13 @@ def check(config: Config) -> None:
             embedded.check(dataset, name)
         files.check(dataset, name)
     for name, evaluation in used.evals.items():
-        if runs_programs(evaluation.task):
+        try:
+            programs, samples = runs_programs(evaluation.task), _samples(evaluation.task)
+        except (RacError, UnicodeDecodeError) as error:
+            raise RacError(f"evals.{name}.task: {error}") from None
+        if programs:
             sandbox.check(evaluation.sandbox)
-        asked, samples = used.datasets[evaluation.dataset], output_type(evaluation.task) == SAMPLES
+        asked = used.datasets[evaluation.dataset]
         if samples and asked.kind == "problems" and asked.columns.answer is None:
             raise RacError(f"evals.{name}.dataset: '{evaluation.dataset}' has no answers")
         for key in () if samples else ("samples", "shards"):
@@ -58,6 +62,10 @@ def check(config: Config) -> None:
                     f"evals.{name}.{key}: '{evaluation.task}' is scored by log-likelihood, which draws no "
                     "samples; leave it out"
                 )
+
+
+def _samples(task: str) -> bool:
+    return output_type(task) == SAMPLES
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -161,7 +169,7 @@ def traces_code(config: Config, wildcards: Any) -> str:
 
 def generate_engine(config: Config, wildcards: Any) -> str:
     """What answers an eval: the model's engine, or `likelihoods` where the task draws no samples."""
-    sampled = output_type(eval_task(config, wildcards)) == SAMPLES
+    sampled = _samples(eval_task(config, wildcards))
     return engine(config, wildcards) if sampled else "likelihoods"
 
 
@@ -254,7 +262,7 @@ def generation_shards(config: Config, wildcards: Any) -> list[str]:
 
 def _shards(config: Config, wildcards: Any) -> int:
     if hasattr(wildcards, "eval"):
-        sampled = output_type(eval_task(config, wildcards)) == SAMPLES
+        sampled = _samples(eval_task(config, wildcards))
         return config.evals[wildcards.eval].shards if sampled else 1
     return config.sources[wildcards.source].shards
 

@@ -4,7 +4,7 @@ import difflib
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 # Folders beside those of models, calibrations and evals.
 STAGE_FOLDERS = {
@@ -32,6 +32,19 @@ def _beside_stages(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 FolderName = Annotated[Name, AfterValidator(_beside_stages)]
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, and YAML reads yes, no, on and off as true or false")
+    return value
+
+
+# A billion is more than anything here can be, and less than what ends in want of memory.
+PositiveInt = Annotated[int, Field(gt=0, le=10**9), BeforeValidator(_no_truth)]
+Few = Annotated[
+    int, Field(gt=0, le=10_000), BeforeValidator(_no_truth)
+]  # jobs, samples of a problem
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -56,5 +69,7 @@ def nearest(word: str, words: Any) -> str:
     """The end of a message about an unknown word: the nearest known one, or all of them."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return (
-        f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(sorted(words)) or 'none'}"
+        f"; did you mean '{near[0]}'?"
+        if near
+        else f"; known: {', '.join(sorted({*words})) or 'none'}"
     )

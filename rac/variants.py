@@ -3,9 +3,9 @@
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rac.schema import Name, Share, Strict, nearest
+from rac.schema import Name, PositiveInt, Share, Strict, nearest
 
 
 class Scope(Strict):
@@ -80,7 +80,9 @@ class Reconstruct(Strict):
     """Kept weights fitted again, so that attention and MLP give what the dense ones give."""
 
     steps: PositiveInt = Field(200, description="of Adam, one batch of sequences each")
-    learning_rate: float = Field(0.0003, gt=0, description="at the start; it falls linearly to 0")
+    learning_rate: float = Field(
+        0.0003, gt=0, le=1, description="at the start; it falls linearly to 0"
+    )
 
 
 class Variant(Strict):
@@ -120,6 +122,13 @@ class Variant(Strict):
     def _one_is_a_list(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("sparsity"), (int, float)):
             return {**value, "sparsity": [value["sparsity"]]}
+        return value
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _is_no_time(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            raise ValueError("write it in quotes, '2:4': YAML reads 2:4 as minutes and seconds")
         return value
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Every artefact against the hashes that were written with it: after a copy, a crash or a doubt."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +30,17 @@ def verify(folder: Path) -> Iterator[Finding]:
 
     Args:
         folder: the project, with resources/ and results/.
+
+    Raises:
+        RacError: it has neither, or a folder in it cannot be read.
     """
+    roots = [folder / name for name in FOLDERS if (folder / name).is_dir()]
+    if not roots:
+        raise RacError(f"{folder} has neither resources/ nor results/: there is nothing to compare")
     files = sorted(
         file
-        for name in FOLDERS
-        for file in (folder / name).rglob("*")
+        for root in roots
+        for file in _below(root)
         if file.is_file() and not _unfinished(file.relative_to(folder))
     )
     contents: dict[Path, Any] = {}
@@ -50,7 +57,7 @@ def verify(folder: Path) -> Iterator[Finding]:
         for name, expected in content["sha256"].items()
     }
     unclear = {file.parent for file in damaged.keys() - named.keys()}  # what they named is unknown
-    there = {file for file in named if file.is_file()}
+    there = {file for file in named if file.is_file() and os.access(file, os.R_OK)}
     hashed = sha256_files(sorted(there))
     for file in sorted({*files, *named}):
         if file in named:
@@ -67,6 +74,14 @@ def verify(folder: Path) -> Iterator[Finding]:
             yield Finding(file, f"{file} has no record: none names it; {AGAIN}")
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise RacError(f"cannot read {error.filename}: {error.strerror}")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent, name) for name in names)
+
+
 def _unfinished(file: Path) -> bool:
     return any(
         part.startswith(".") or part == "work" or part.endswith(".work") for part in file.parts
@@ -74,6 +89,8 @@ def _unfinished(file: Path) -> bool:
 
 
 def _differs(file: Path, record: Path, expected: str, digest: str | None) -> str | None:
+    if digest is None and file.is_file():
+        return f"{file} cannot be read"
     if digest is None:
         return f"{file} is missing; delete {file.parent} to have it made again"
     if digest != expected:

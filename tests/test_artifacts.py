@@ -284,6 +284,37 @@ def test_a_missing_a_damaged_and_an_unreadable_file_are_one_line_each(tmp_path, 
         read(tmp_path)
 
 
+def test_an_input_that_cannot_be_read_is_not_said_to_be_the_output(tmp_path):
+    for write, there in ((artifacts.atomic_file, "of"), (artifacts.atomic_folder, ".out.x")):
+        (tmp_path / there).mkdir()
+        with pytest.raises(RacError) as error, write(tmp_path / "out"):
+            (tmp_path / "of" / "none").read_text()
+        assert str(error.value) == f"cannot read {tmp_path}/of/none: No such file or directory"
+    refused = pytest.raises(RacError, match=f"cannot write {tmp_path}/out: Is a directory")
+    with refused, artifacts.atomic_folder(tmp_path / "out") as folder:
+        folder.write_text("")
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_is_not_written_over_a_file_or_a_link(tmp_path, link):
+    (tmp_path / "there").write_text("mine")
+    output = tmp_path / "there"
+    if link:
+        output = tmp_path / "link"
+        output.symlink_to(tmp_path)
+    refused = pytest.raises(RacError, match="is a file or a link where a folder is to be written")
+    with refused, artifacts.atomic_folder(output):
+        pass
+    assert (tmp_path / "there").read_text() == "mine"
+    assert {file.name for file in tmp_path.iterdir()} == {"there", *(["link"] if link else [])}
+
+
+def test_nested_brackets_are_no_json(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(RacError, match="a.json is damaged"):
+        artifacts.read_json(tmp_path / "a.json")
+
+
 def test_files_are_hashed_each_by_its_bytes_in_their_order(tmp_path):
     files = [tmp_path / name for name in "cab"]
     for number, file in enumerate(files):

@@ -1,6 +1,7 @@
 """What no run needs is listed and removed, and nothing else."""
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,23 @@ def test_what_held_out_data_of_no_run_gave_goes(settings):
     for file in gone:
         make(file)
     assert [str(path) for path in clean.unused(settings)] == gone
+
+
+def test_what_cannot_be_removed_is_named_and_the_rest_goes(settings, monkeypatch):
+    for name in ("a", "b"):
+        make(f"results/m/hessians/{name}/index.json")
+
+    remove_tree = shutil.rmtree
+
+    def refuse(path):
+        if path.name == "a":
+            raise PermissionError(13, "Permission denied", str(path))
+        remove_tree(path)
+
+    monkeypatch.setattr(clean.shutil, "rmtree", refuse)
+    left = clean.remove(clean.unused(settings))
+    assert left == ["cannot remove results/m/hessians/a: Permission denied"]
+    assert Path("results/m/hessians/a").exists() and not Path("results/m/hessians/b").exists()
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(settings, tmp_path):

@@ -1,6 +1,7 @@
 """Whatever is wrong with a configuration is one line: where, what, and the nearest right word."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,59 @@ def test_the_repository_s_configuration_is_valid():
     loaded = config.validate(VALUES)
     assert loaded.run == VALUES["run"]
     assert list(loaded.models) == list(VALUES["models"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", r"line 5: 'c' is there already: join the two"),
+        ("variants: {}\nruns: {}\nvariants: {}\n", r"line 3: 'variants' is there already"),
+        ("a: [1, {b: 1, b: 2}]\n", r"line 1: 'b' is there already"),
+        ("a: [1\n", "cannot be read"),
+        ("[" * 5000, "cannot be read"),
+        (b"a: \xe9t\xe9\n", "cannot be read"),
+    ],
+)
+def test_yaml_that_says_two_things_or_none_is_refused(tmp_path, text, message):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RacError, match=message) as error:
+        config.read(file)
+    assert "c.yaml" in str(error.value)
+
+
+def test_yaml_is_read_as_yaml_reads_it(tmp_path):
+    text = "x: &x {a: 1, b: 2}\ny: &y {<<: *x, b: 3}\nz: [{<<: *y, a: 5}, {<<: [*x, *y]}, *x]\n"
+    for content in (text, "", FILE.read_text(encoding="utf-8")):
+        (tmp_path / "c.yaml").write_text(content, encoding="utf-8")
+        assert config.read(tmp_path / "c.yaml") == yaml.safe_load(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["variants"]["wanda"].update(pattern=124), "write it in quotes, '2:4'"),
+        (lambda c: c["evals"]["word-problems"].update(samples=True), "YAML reads yes, no, on"),
+        (
+            lambda c: c["evals"]["word-problems"].update(samples=10**6),
+            "less than or equal to 10000",
+        ),
+        (lambda c: c["workloads"]["short"].update(batches=[]), "workloads.short.batches"),
+        (
+            lambda c: c["workloads"]["short"].update(new_tokens=10**400),
+            "workloads.short.new_tokens",
+        ),
+        (
+            lambda c: c["models"].update(m={"hub": "http://x/y", "revision": "0" * 40}),
+            "hub 'http://x/y' is not owner/name",
+        ),
+    ],
+)
+def test_values_that_would_end_in_a_job_are_refused_before(change, message):
+    values = copy.deepcopy(VALUES)
+    change(values)
+    with pytest.raises(RacError, match=re.escape(message)):
+        config.validate(values)
 
 
 def test_the_repository_s_schema_is_current():

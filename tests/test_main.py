@@ -1,6 +1,7 @@
 """The command line: a message of one line and exit code 1 for what the user can put right."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,22 @@ def test_a_plan_is_printed_and_what_is_not_known_is_one_line(tmp_path):
         done = run("plan", *arguments)
         assert done.returncode == 1 and message in done.stderr
         assert done.stderr.startswith("rac: error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_package_that_is_missing_is_one_line(tmp_path):
+    hook = "import sys; sys.modules['tokenizers'] = sys.modules['lm_eval'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    spec = json.dumps({"task": "word_problems", "dataset": "d"})
+    done = subprocess.run(
+        [sys.executable, "-m", "rac", "score", "--spec", spec, "--code", "f00d"]
+        + [f"--{name}={tmp_path / 'data.jsonl'}" for name in ("dataset", "requests", "generations")]
+        + [f"--{name}={tmp_path / name}" for name in ("scores", "metrics")],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "the package 'lm_eval' is not installed: pip install -e ." in done.stderr
 
 
 def test_a_file_is_laid_over_config_yaml_as_snakemake_lays_it(tmp_path, monkeypatch):

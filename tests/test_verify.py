@@ -1,11 +1,13 @@
 """A results folder against its own hashes: what was flipped, cut or lost is named, and nothing else."""
 
+import os
 import shutil
 
 import pytest
 
 from rac.artifacts import read_json, write_json, write_jsonl
 from rac.compress import compress
+from rac.errors import RacError
 from rac.provenance import hashes, write_record
 from rac.variants import Variant
 from rac.verify import verify
@@ -120,3 +122,32 @@ def test_a_record_that_lost_its_own_hash_is_named(project, name):
     del record["record_sha256"]
     write_json(project / name, record)
     assert wrong(project) == {name}
+
+
+def test_where_nothing_is_to_be_compared_nothing_is_said_to_be_well(tmp_path):
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RacError, match="has neither resources/ nor results/"):
+            list(verify(folder))
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_compared(project, monkeypatch):
+    name = "results/tiny/traces/t/traces.jsonl.zst"
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda file, mode: file.name != "traces.jsonl.zst" and access(file, mode)
+    )
+    assert wrong(project) == {name}
+    assert f"{project / name} cannot be read" in [found.wrong for found in verify(project)]
+
+
+def test_a_folder_that_cannot_be_read_ends_it(project, monkeypatch):
+    scan = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("hessians"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RacError, match="cannot read .*/hessians: Permission denied"):
+        list(verify(project))

@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rac.artifacts import processors
 from rac.errors import RacError
 from rac.evaluate import functions
 from rac.evaluate.sandbox import Ended, Limits, check, finish, run, start
@@ -126,7 +127,7 @@ def grade_many(
     Raises:
         RacError: as `grade_code`.
     """
-    parallel = parallel or len(os.sched_getaffinity(0))
+    parallel = parallel or processors()
     workers = ThreadPoolExecutor(parallel)
     waiting: deque[Future[Grade]] = deque()
     grades = []

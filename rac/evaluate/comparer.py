@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from rac.artifacts import processors
 from rac.errors import RacError
 from rac.evaluate.equality import equal
 
@@ -37,7 +38,7 @@ def compare(pairs: Sequence[tuple[str, str]], workers: int | None = None) -> lis
     Raises:
         RacError: Math-Verify cannot be started.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or processors()
     pool = _pool(os.getpid())
     with ThreadPoolExecutor(max(1, min(workers, -(-len(pairs) // SHARE)))) as threads:
         return list(threads.map(pool.compare, pairs))
