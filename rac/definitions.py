@@ -20,7 +20,7 @@ class Sampling(Strict):
 
     temperature: float = Field(0.6, gt=0, le=2, description="what logits are divided by")
     top_p: float = Field(
-        0.95, ge=0.001, le=1, description="the most probable tokens that have this share together"
+        0.95, ge=1e-6, le=1, description="the most probable tokens that have this share together"
     )
     top_k: PositiveInt | None = Field(None, description="the most probable tokens; all if left out")
 

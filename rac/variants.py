@@ -81,7 +81,7 @@ class Reconstruct(Strict):
 
     steps: PositiveInt = Field(200, description="of Adam, one batch of sequences each")
     learning_rate: float = Field(
-        0.0003, gt=0, le=1, description="at the start; it falls linearly to 0"
+        0.0003, gt=0, le=1e6, description="at the start; it falls linearly to 0"
     )
 
 

@@ -38,7 +38,7 @@ def test_every_key_of_every_definition_has_a_row_that_says_what_it_is():
 
 def test_what_a_key_takes_is_said_in_words():
     found = tables(reference.reference())
-    assert found["Sampling"]["top_p"][:2] == ["number ≥ 0.001 ≤ 1", "`0.95`"]
+    assert found["Sampling"]["top_p"][:2] == ["number ≥ 1e-06 ≤ 1", "`0.95`"]
     assert found["Variant"]["scope"][0] == "[Scope](#scope)"
     assert found["Select"]["tokens"][0] == "[integer, integer]"
     assert found["Calibration"]["sum"][0] == "names, each with number"
