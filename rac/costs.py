@@ -3,6 +3,7 @@
 docs/planning.md derives the formulas. Imports no torch.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -140,19 +141,47 @@ class Cost(NamedTuple):
     seconds: float = 0  # of the device
 
 
-def shape(values: Mapping[str, Any], dtype: str) -> Shape:
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
+
+
+def shape(values: Any, dtype: str) -> Shape:
     """The sizes in a config.json.
 
+    Args:
+        values: what it holds.
+        dtype: that the model runs in.
+
     Raises:
-        RacError: it is not of a decoder-only model with attention and a gated MLP in every block.
+        RacError: it is not of a decoder-only model with attention and a gated MLP in every block, or a size
+            is none.
     """
-    values = values.get("text_config", values)
-    needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    missing = [key for key in (*needed, "vocab_size") if not isinstance(values.get(key), int)]
+    for key in ("config.json", "text_config"):
+        if not isinstance(values, dict):
+            raise RacError(f"cannot plan for a model whose {key} is not a JSON object")
+        values = values.get("text_config", values)
+    missing = [key for key in SIZES if values.get(key) is None]
     if missing or any("expert" in key and value for key, value in values.items()):
         why = f"no {missing[0]}" if missing else "experts"
         raise RacError(f"cannot plan for a config.json with {why}: only dense, gated decoders")
+    for key in (*SIZES, "num_key_value_heads", "head_dim"):
+        size = values.get(key)
+        if size is not None and (type(size) is not int or size < 1):  # true is an int, too
+            raise RacError(
+                f"cannot plan for a config.json with {key} {json.dumps(size)[:60]}: it has to be a positive "
+                "integer"
+            )
     heads = values["num_attention_heads"]
+    if not values.get("head_dim") and values["hidden_size"] % heads:
+        raise RacError(
+            f"cannot plan for a config.json with num_attention_heads {heads}: without head_dim it has to "
+            f"divide hidden_size, {values['hidden_size']}"
+        )
     return Shape(
         values["hidden_size"],
         values["intermediate_size"],

@@ -1,4 +1,6 @@
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -80,14 +82,28 @@ def test_flops_of_a_forward_pass(random_qwen2):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"intermediate_size": None}, "intermediate_size"),
+        ({"intermediate_size": None}, "no intermediate_size"),
+        *(
+            ({key: value}, f"{key} {json.dumps(value)}: it has to be a positive integer")
+            for key in (*costs.SIZES, "num_key_value_heads", "head_dim")
+            for value in (0, -1, 1.5, "8", True, [8])
+        ),
+        ({"num_attention_heads": 7}, "num_attention_heads 7: without head_dim it has to divide"),
+        ({"text_config": {}}, "no hidden_size"),
+        ({"text_config": None}, "text_config is not a JSON object"),
         ({"num_experts": 8}, "experts"),
         ({"n_routed_experts": 64}, "experts"),
     ],
 )
 def test_other_models_are_refused(llama_70b, change, named):
-    with pytest.raises(RacError, match=named):
+    with pytest.raises(RacError, match=re.escape(named)):
         costs.shape(llama_70b | change, "bfloat16")
+
+
+@pytest.mark.parametrize("values", [None, [], 5, "x"])
+def test_a_config_json_that_is_no_object_is_refused(values):
+    with pytest.raises(RacError, match=r"config\.json is not a JSON object"):
+        costs.shape(values, "bfloat16")
 
 
 def test_explicit_head_size_and_nested_configurations(llama_70b):

@@ -8,10 +8,13 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rac.definitions import Dataset
-from rac.errors import RacError
+from rac.errors import RacError, one_line
+
+if TYPE_CHECKING:
+    import pyarrow
 
 BATCH = 16  # rows of a parquet file that become Python objects together
 
@@ -87,7 +90,7 @@ def rows(path: Path, key: str, wanted: Wanted) -> Iterator[dict]:
             yield row if wanted.others is None else {n: row[n] for n in row if n in names}
     except FileNotFoundError:
         raise RacError(f"{key}: {path} is missing") from None
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise RacError(f"{key}: {path} is damaged: {error}") from None
 
 
@@ -99,9 +102,35 @@ def _of_parquet(path: Path, wanted: Wanted) -> Iterator[tuple[dict, list[str]]]:
         there = file.schema_arrow.names
         names = {*wanted.required, *(wanted.others or ())}
         columns = there if wanted.others is None else [name for name in there if name in names]
+        first = 0
         for group in range(file.num_row_groups):  # all at once, it would hold the whole file
             for batch in file.iter_batches(BATCH, row_groups=[group], columns=columns):
-                yield from ((row, there) for row in batch.to_pylist())
+                yield from ((row, there) for row in _objects(batch, first))
+                first += batch.num_rows
+
+
+def _objects(batch: "pyarrow.RecordBatch", first: int) -> list[dict]:
+    """The rows of a batch as Python objects.
+
+    Args:
+        first: number of its first row, for messages.
+
+    Raises:
+        ValueError: Python has no such value, as for a date after the year 9999; names row and column.
+    """
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            for i, value in enumerate(column, first):
+                try:
+                    value.as_py()
+                except (OverflowError, ValueError) as error:
+                    raise ValueError(
+                        f"row {i} has in column '{name}' what Python cannot hold ({one_line(error)}); "
+                        "name the columns that are to be read in keep"
+                    ) from None
+        raise
 
 
 def _of_lines(path: Path) -> Iterator[tuple[dict, list[str]]]:
@@ -110,7 +139,12 @@ def _of_lines(path: Path) -> Iterator[tuple[dict, list[str]]]:
 
     with io.BufferedReader(pyarrow.input_stream(path, compression="detect")) as stream:
         for i, line in enumerate(line for line in stream if line.strip()):
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except RecursionError:
+                raise ValueError(f"row {i} is nested too deeply") from None
+            except ValueError as error:
+                raise ValueError(f"row {i} is not JSON: {one_line(error)}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"row {i} is not a JSON object")
             yield row, list(row)

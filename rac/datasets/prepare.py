@@ -1,9 +1,12 @@
 """Stage `dataset`: rows of problems or documents as data.jsonl, whatever they came from."""
 
+import json
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rac.artifacts import atomic_folder, sha256_file, write_jsonl
 from rac.datasets import embedded, files, hub
@@ -40,7 +43,8 @@ def prepare_dataset(
         code: fingerprint of the code, for the record.
 
     Raises:
-        RacError: a file, column or split is missing, or there are too few rows; names what is there.
+        RacError: a file, column or split is missing, there are too few rows, or a row does not hold text
+            where it has to; names what is there.
     """
     read = embedded.read if dataset.embedded else files.read if dataset.path else hub.read
     reader, meta = read(dataset, name)
@@ -117,9 +121,52 @@ def _taken(
                     f"datasets.{name}: row {i} has null in column '{given}': name another one in "
                     f"columns.{column}" + (", or null to do without" if column == "answer" else "")
                 )
+        place = f"datasets.{name}: row {i}"
         known = row.get(columns.id) if columns.id else None
-        row |= {"id": str(i if known is None else known)}
-        row |= {column: str(row[given]) for column, given in named.items()}
+        texts = {"id": str(i) if known is None else _text(known, place, str(columns.id))}
+        texts |= {column: _text(row[given], place, given) for column, given in named.items()}
+        main = OF_KIND[dataset.kind][0]
+        if not texts[main].strip():
+            raise RacError(
+                f"{place} has an empty text in column '{named[main]}': take the row out, or name another "
+                f"column in columns.{main}"
+            )
+        row |= texts
         kept = {*row} if dataset.keep is None else {"id", *named, *dataset.keep, *MARKS}
         taken[places[i]] = {column: row[column] for column in row if column in kept}
+        _check_written(taken[places[i]], place)
     return taken
+
+
+def _text(value: Any, place: str, column: str) -> str:
+    """A text, or a number as one; Python's way to write anything else is nobody's problem or answer.
+
+    Raises:
+        RacError: it is something else.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    kind = type(value).__name__
+    found = {"float": f"the number {value}", "bytes": "binary data"}.get(kind, f"a {kind}")
+    raise RacError(f"{place} has {found} in column '{column}', not text")
+
+
+def _check_written(row: dict, place: str) -> None:
+    """Refuse what JSON lines in UTF-8 cannot hold.
+
+    Raises:
+        RacError: names the column.
+    """
+    for column, value in row.items():
+        try:
+            json.dumps({column: value}, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise RacError(
+                f"{place} has half of a character (a lone surrogate) in column {column!a}: put it right"
+            ) from None
+        except RecursionError:
+            raise RacError(
+                f"{place} is nested too deeply in column {column!a}: name the columns to keep in keep"
+            ) from None

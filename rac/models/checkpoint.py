@@ -1,5 +1,6 @@
 """Hugging Face folders as this project reads them: weights, tokenizer, identity."""
 
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,39 @@ TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
 TEXTS = ("LICENSE*", "README.md")  # for people: nothing here reads them
 
 
-def check_folder(folder: Path, name: str) -> None:
-    """Refuse what model `name` is to be read from, if it is no Hugging Face folder.
+def check_folder(folder: Path, name: str, hub: str | None = None) -> None:
+    """Refuse what model `name` is to be read from, if it is no Hugging Face folder of a dense model.
+
+    Args:
+        folder: the folder.
+        name: the model's name, for messages.
+        hub: repository and commit, if the folder is a cache's and not the user's own.
 
     Raises:
-        RacError: config.json is not there.
+        RacError: config.json is not there, is no JSON object, or says that the weights are quantized.
     """
-    if not (folder / "config.json").is_file():
-        raise RacError(
-            f"models.{name}.path: {folder} is not a Hugging Face folder (config.json is missing)"
-        )
+    place = f"models.{name}: {hub}" if hub else f"models.{name}.path: {folder}"
+    file = folder / "config.json"
+    if not file.is_file():
+        raise RacError(f"{place} is not a Hugging Face folder (config.json is missing)")
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise RacError(f"{place}/config.json is damaged: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise RacError(f"{place}/config.json is not a JSON object")
+    for part in (values, values.get("text_config")):
+        if not isinstance(part, dict) or "quantization_config" not in part:
+            continue
+        said = part["quantization_config"]
+        if not isinstance(said, dict) or not said:
+            raise RacError(
+                f"{place}/config.json: quantization_config is {json.dumps(said)[:60]}; a dense model has "
+                "none: take it out"
+            )
+        method = said.get("quant_method")
+        named = f" ({' '.join(method.split())[:40]})" if isinstance(method, str) else ""
+        raise RacError(f"{place} is quantized{named}: give the dense model")
 
 
 def identity(folder: Path) -> str:
@@ -187,14 +211,21 @@ def stop_tokens(folder: Path) -> list[int]:
     """Token ids that end an answer: `eos_token_id` of generation_config.json, else of config.json.
 
     Raises:
-        RacError: neither file names one, or they are changed.
+        RacError: neither file names one, one of them names something else, or they are changed.
     """
     check(folder, with_weights=False)
     for name in ("generation_config.json", "config.json"):
         file = Path(folder) / name
         values = read_json(file) if file.exists() else {}
-        stop = values.get("eos_token_id") if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            raise RacError(f"{file} is not a JSON object")
+        stop = values.get("eos_token_id")
         stops: list[Any] = stop if isinstance(stop, list) else [stop]
-        if stops and all(isinstance(token, int) for token in stops):
-            return stops
+        if stop is None or not stops:
+            continue
+        if not all(type(token) is int and token >= 0 for token in stops):  # true is an int, too
+            raise RacError(
+                f"{file}: eos_token_id is {json.dumps(stop)[:60]}, not a token's id or a list of them"
+            )
+        return stops
     raise RacError(f"{folder}: no eos_token_id in generation_config.json or config.json")

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from rac import hub
 from rac.artifacts import atomic_folder
@@ -33,10 +34,12 @@ def prepare_model(model: Model, name: str, output: Path, code: str | None = None
         instead = f"without a network, give a folder with its files: models.{name}.path"
         repository = model.hub, model.revision
         source = hub.fetch(*repository, list(FILES), "model", f"models.{name}", instead)
+        check_folder(source, name, f"{model.hub}@{model.revision}")
         # Some repositories hold the weights a second time, under other names.
         hub.fetch(*repository, weights.names(source), "model", f"models.{name}", instead)
-    assert source is not None
-    check_folder(source, name)
+    else:
+        assert source is not None
+        check_folder(source, name)
     with atomic_folder(output) as folder:
         try:
             for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
@@ -78,14 +81,29 @@ def _own(file: Path) -> Path:
 def _record(folder: Path, dtype: str) -> dict:
     from rac.linear import groups
     from rac.models.checkpoint import load_tokenizer, stop_tokens
-    from rac.models.skeleton import skeleton
+    from rac.models.skeleton import cannot_build, skeleton
 
     load_tokenizer(folder)  # what is wrong with it is said here, not hours later
-    stop_tokens(folder)
+    stops = stop_tokens(folder)
+    network = skeleton(folder, dtype)
+    embedding: Any = network.get_input_embeddings().weight
+    vocabulary = embedding.shape[0]
+    if max(stops) >= vocabulary:
+        raise RacError(
+            f"{folder}: eos_token_id {max(stops)} is no token's id: the vocabulary has {vocabulary}"
+        )
+    try:
+        linear_groups = groups(network)
+    except ValueError:
+        raise
+    except (
+        Exception
+    ) as error:  # what transformers computes by a foreign config.json may fail in any way
+        raise cannot_build(folder, error) from None
     of_files = hashes(folder)
     return {
         "weights_sha256": weights.identity(folder, of_files["sha256"]),
-        "linear_groups": groups(skeleton(folder, dtype)),
+        "linear_groups": linear_groups,
         **weights.size(folder),
         **of_files,
     }

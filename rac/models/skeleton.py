@@ -14,6 +14,8 @@ from rac.models.checkpoint import default_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+DENSE = ("BF16", "F16", "F32", "F64")  # dtypes of safetensors that weights may be stored in
+
 
 def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
     """The causal language model of a folder, in evaluation mode, without most of its weights.
@@ -25,7 +27,6 @@ def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
         RacError: the folder is missing or damaged, or its tensors do not fit its config.json.
         ValueError: as `decoder_blocks`.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = Path(model)
@@ -35,18 +36,31 @@ def skeleton(model: Path, dtype: str) -> "PreTrainedModel":
         config = AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
-        raise RacError(f"cannot load the checkpoint {model}: {one_line(error)}") from None
+    except Exception as error:  # a foreign config.json makes it fail in any way
+        raise cannot_build(model, error) from None
     network.eval().requires_grad_(False)
     # Before anything is said of files: experts are stored in several ways.
     blocks = decoder_blocks(network)
     located = locate(network, model)
-    _compute_buffers(network, default_device())
+    try:
+        _compute_buffers(network, default_device())
+    except ValueError:
+        raise
+    except Exception as error:
+        raise cannot_build(model, error) from None
     late = {*blocks, network.get_input_embeddings(), output_embedding(network)}
     prefixes = tuple(f"{name}." for name, module in network.named_modules() if module in late)
     early = [name for name in network.state_dict() if not name.startswith(prefixes)]
     load(network, early, located, default_device())
     return network
+
+
+def cannot_build(model: Path, error: Exception) -> RacError:
+    """What to say when transformers fails on a config.json."""
+    return RacError(
+        f"{model}/config.json: transformers cannot build this model: "
+        f"{type(error).__name__}: {one_line(error)}"
+    )
 
 
 def decoder_blocks(network: "PreTrainedModel") -> nn.ModuleList:
@@ -92,7 +106,8 @@ def locate(network: "PreTrainedModel", model: Path) -> dict[str, tuple[Path, str
     Names of older checkpoints are translated as transformers does (GPT-NeoX's embed_out is lm_head).
 
     Raises:
-        RacError: the files lack a tensor of the model, or have one that the model lacks.
+        RacError: the files lack a tensor of the model, have one that the model lacks, or one of another
+            shape, or that is not stored as floating-point numbers of 16 bits or more.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, rename_source_key
@@ -100,10 +115,14 @@ def locate(network: "PreTrainedModel", model: Path) -> dict[str, tuple[Path, str
     changes = get_model_conversion_mapping(network)
     renamings = [change for change in changes if isinstance(change, WeightRenaming)]
     prefix, expected = network.base_model_prefix, network.state_dict()
-    located = {}
-    for stored, file in weights.locate(model).items():
+    located, headers = {}, weights.headers(model)
+    for stored, (file, dtype, _) in headers.items():
         name, _ = rename_source_key(stored, renamings, [], prefix, expected)
-        located[stored if stored in expected else name] = file, stored
+        name = stored if stored in expected else name
+        floats = name in expected and expected[name].is_floating_point()
+        if floats and dtype not in DENSE:  # before all else: scales without a place lie beside it
+            raise RacError(f"{file}: {stored} is stored as {dtype}, and not as {', '.join(DENSE)}")
+        located[name] = file, stored
     for one, other in network.all_tied_weights_keys.items():
         twin = located.get(one) or located.get(other)
         if twin:
@@ -111,6 +130,9 @@ def locate(network: "PreTrainedModel", model: Path) -> dict[str, tuple[Path, str
     for name in expected:
         if name not in located:
             raise RacError(f"{model}: no file holds {name}, which its config.json asks for")
+        file, stored = located[name]
+        if (found := headers[stored].shape) != (asked := list(expected[name].shape)):
+            raise RacError(f"{file}: {stored} is {found}, and config.json asks for {asked}")
     ignored = [*(network._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"]
     for name in sorted(located.keys() - expected.keys()):
         if not any(re.search(pattern, name) for pattern in ignored):
@@ -126,13 +148,7 @@ def load(
     empty, tensors = network.state_dict(), {}
     for name in names:
         file, stored = located[name]
-        tensor = weights.read(file, stored)
-        if tensor.shape != empty[name].shape:
-            raise RacError(
-                f"{file}: {stored} is {list(tensor.shape)}, and config.json asks for "
-                f"{list(empty[name].shape)}"
-            )
-        tensors[name] = tensor.to(device, empty[name].dtype)
+        tensors[name] = weights.read(file, stored).to(device, empty[name].dtype)
     network.load_state_dict(tensors, strict=False, assign=True)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,6 +12,14 @@ from rac.artifacts import read_json, sha256_json, write_json
 from rac.errors import RacError
 
 INDEX = "model.safetensors.index.json"
+
+
+class Header(NamedTuple):
+    """What a file says of a tensor in it."""
+
+    file: Path
+    dtype: str  # as safetensors has it: BF16, F8_E4M3, …
+    shape: list[int]
 
 
 def names(folder: Path) -> list[str]:
@@ -46,17 +55,28 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def locate(folder: Path) -> dict[str, Path]:
-    """Which file each tensor is in.
+def headers(folder: Path) -> dict[str, Header]:
+    """What the files say of each tensor.
 
     Raises:
         RacError: a file is missing, cut or not safetensors.
     """
-    located = {}
+    found = {}
     for file in files(folder):
         with _opened(file) as stored:
-            located.update(dict.fromkeys(stored.keys(), file))
-    return located
+            for name in stored.keys():  # noqa: SIM118
+                tensor = stored.get_slice(name)
+                found[name] = Header(file, tensor.get_dtype(), tensor.get_shape())
+    return found
+
+
+def locate(folder: Path) -> dict[str, Path]:
+    """Which file each tensor is in.
+
+    Raises:
+        RacError: as `headers`.
+    """
+    return {name: header.file for name, header in headers(folder).items()}
 
 
 def read(file: Path, name: str) -> torch.Tensor:

@@ -196,6 +196,78 @@ def test_a_null_is_told_apart_from_a_column_that_is_not_there(tmp_path):
     )
 
 
+@pytest.mark.parametrize("column", ["id", "problem", "answer"])
+@pytest.mark.parametrize(
+    ("value", "said", "names"),
+    [
+        ([{"role": "user", "content": "2+2?"}], "a list", ["d.jsonl", "d.parquet"]),
+        ({"a": 1}, "a dict", ["d.jsonl", "d.parquet"]),
+        (True, "a bool", ["d.jsonl", "d.parquet"]),
+        (float("nan"), "the number nan", ["d.jsonl", "d.parquet"]),
+        (float("-inf"), "the number -inf", ["d.jsonl", "d.parquet"]),
+        (b"2+2?", "binary data", ["d.parquet"]),
+    ],
+)
+def test_what_is_no_text_is_not_made_one(tmp_path, column, value, said, names):
+    for name in names:
+        table = pyarrow.Table.from_pylist([ROWS[0] | {column: value}])
+        if name == "d.parquet":
+            pyarrow.parquet.write_table(table, tmp_path / name)
+        else:
+            write_jsonl(tmp_path / name, table.to_pylist())
+        message = failing(tmp_path / "out", path=tmp_path / name)
+        assert message == f"datasets.mine: row 0 has {said} in column '{column}', not text"
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+@pytest.mark.parametrize(("kind", "main"), [("problems", "problem"), ("documents", "text")])
+def test_an_empty_problem_or_document_is_refused(tmp_path, kind, main, text):
+    row = {"given": "a", "answer": ""}  # an answer may be empty: then no response is right
+    write_jsonl(tmp_path / "d.jsonl", [row, row | {"given": text}])
+    given = {"path": tmp_path / "d.jsonl", "kind": kind, "columns": {main: "given"}}
+    message = failing(tmp_path / "out", **given)
+    assert message == (
+        "datasets.mine: row 1 has an empty text in column 'given': take the row out, or name another "
+        f"column in columns.{main}"
+    )
+
+
+@pytest.mark.parametrize("column", ["problem", "id", "level"])
+def test_half_of_a_character_is_one_line(tmp_path, column):
+    line = json.dumps(ROWS[0] | {column: "x \ud800 y"}).encode()
+    (tmp_path / "d.jsonl").write_bytes(line)
+    message = failing(tmp_path / "out", path=tmp_path / "d.jsonl")
+    assert message == (
+        "datasets.mine: row 0 has half of a character (a lone surrogate) in column "
+        f"'{column}': put it right"
+    )
+
+
+@pytest.mark.parametrize("depth", [300, 5000, 200_000])
+def test_deep_nesting_is_one_line_or_read(tmp_path, depth):
+    row = json.dumps(ROWS[0])[:-1] + f', "more": {"[" * depth}{"]" * depth}}}\n'
+    (tmp_path / "d.jsonl").write_text(row)
+    given = {"path": tmp_path / "d.jsonl"}
+    if depth == 300:
+        assert len(prepare(tmp_path / "out", **given)) == 1
+    else:
+        message = failing(tmp_path / "out", **given)
+        assert message.startswith("datasets.mine") and "row 0 is nested too deeply" in message
+
+
+@pytest.mark.parametrize("kind", [pyarrow.timestamp("us"), pyarrow.duration("s"), pyarrow.date64()])
+def test_a_date_that_python_cannot_hold_is_one_line(tmp_path, kind):
+    rows = ROWS * 4
+    table = pyarrow.Table.from_pylist([row | {"id": str(i)} for i, row in enumerate(rows)])
+    dates = pyarrow.array([0] * 20 + [2**62] + [0] * 3, pyarrow.int64()).view(kind)
+    file = tmp_path / "d.parquet"
+    pyarrow.parquet.write_table(table.append_column("when", dates), file, row_group_size=7)
+    message = failing(tmp_path / "out", path=file)
+    assert message.startswith(f"datasets.mine.path: {file} is damaged: row 20 has in column 'when'")
+    assert message.endswith("name the columns that are to be read in keep")
+    assert len(prepare(tmp_path / "out", path=file, keep=[])) == 24
+
+
 def test_too_few_rows_are_one_line(tmp_path):
     WRITERS["d.jsonl"](tmp_path / "d.jsonl")
     message = failing(tmp_path / "out", path=tmp_path / "d.jsonl", rows=7)

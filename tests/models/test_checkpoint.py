@@ -142,8 +142,8 @@ def test_a_tokenizer_that_is_damaged_or_missing(folder, file, content, message):
         ({"eos_token_id": 7}, {"eos_token_id": 8}, [7]),
         ({"eos_token_id": [7, 9]}, {}, [7, 9]),
         ({}, {"eos_token_id": 8}, [8]),
-        ([], {"eos_token_id": 8}, [8]),
-        ({"eos_token_id": "x"}, {"eos_token_id": [8]}, [8]),
+        ({"eos_token_id": []}, {"eos_token_id": 8}, [8]),
+        ({"eos_token_id": None}, {"eos_token_id": [8]}, [8]),
         (None, {"eos_token_id": 0}, [0]),
         ({}, {"eos_token_id": []}, None),
         (None, {}, None),
@@ -157,6 +157,24 @@ def test_stop_tokens(tmp_path, generation, configuration, expected):
         assert "no eos_token_id" in failing(checkpoint.stop_tokens, tmp_path)
     else:
         assert checkpoint.stop_tokens(tmp_path) == expected
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("content", ["null", "5", "[]"])
+def test_a_file_of_stop_tokens_that_is_no_object_is_named(tmp_path, file, content):
+    (tmp_path / file).write_text(content)
+    message = failing(checkpoint.stop_tokens, tmp_path)
+    assert message == f"{tmp_path / file} is not a JSON object"
+
+
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("stop", [True, -1, 1.0, "x", {}, [2, True], [[2]], [2, -1], [None]])
+def test_what_is_no_stop_token_is_named(tmp_path, file, stop):
+    write_json(tmp_path / "config.json", {"eos_token_id": 2})
+    write_json(tmp_path / file, {"eos_token_id": stop})
+    assert failing(checkpoint.stop_tokens, tmp_path) == (
+        f"{tmp_path / file}: eos_token_id is {json.dumps(stop)}, not a token's id or a list of them"
+    )
 
 
 def test_identity_is_that_of_the_folder_s_record(tmp_path):

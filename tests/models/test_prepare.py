@@ -1,15 +1,18 @@
 """The model stage: a folder that later stages can use, or one line that says why not."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac import linear
-from rac.artifacts import read_json
+from rac.artifacts import read_json, write_json
 from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import checkpoint, weights
@@ -131,6 +134,125 @@ def test_a_mixture_of_experts_is_one_line(source, tmp_path):
     AutoModelForCausalLM.from_config(config).save_pretrained(source)
     said = failing(Model(path=source, dtype="float32"), tmp_path / "out")
     assert said.startswith("models.mine: its decoder blocks hold experts (0.mlp.experts.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, " is quantized (gptq): give the dense model"),
+        ({"quant_method": "awq"}, " is quantized (awq): give the dense model"),
+        ({"quant_method": "fp8"}, " is quantized (fp8): give the dense model"),
+        ({"quant_method": "compressed-tensors"}, " is quantized (compressed-tensors): give the"),
+        ({"quant_method": "a\nb"}, " is quantized (a b): give the dense model"),
+        ({"load_in_4bit": True}, " is quantized: give the dense model"),
+        (5, "/config.json: quantization_config is 5; a dense model has none: take it out"),
+        (None, "/config.json: quantization_config is null; a dense model has none: take it out"),
+    ],
+)
+@pytest.mark.parametrize("within", [True, False])
+def test_a_quantized_model_is_refused_at_once(source, tmp_path, settings, said, within):
+    config = read_json(source / "config.json")
+    asked = {"quantization_config": settings}
+    write_json(source / "config.json", config | ({"text_config": asked} if within else asked))
+    (source / "model.safetensors").unlink()  # not asked for before
+    message = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert message.startswith(f"models.mine.path: {source}{said}")
+
+
+def test_a_quantized_model_of_the_hub_is_refused_before_its_weights_come(
+    source, tmp_path, monkeypatch
+):
+    asked = {"quantization_config": {"quant_method": "awq"}}
+    write_json(source / "config.json", read_json(source / "config.json") | asked)
+    patterns = []
+
+    def fetch(repository, revision, files, *arguments):
+        patterns.extend(files)
+        return source
+
+    monkeypatch.setattr("rac.hub.fetch", fetch)
+    said = failing(Model(hub="a/b", revision="0" * 40, dtype="float32"), tmp_path / "out")
+    assert said == f"models.mine: a/b@{'0' * 40} is quantized (awq): give the dense model"
+    assert not any("safetensors" in name for name in patterns)
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (torch.float8_e4m3fn, "F8_E4M3"),
+        (torch.int8, "I8"),
+        (torch.bool, "BOOL"),
+        (torch.int64, "I64"),
+        (torch.float16, None),
+        (torch.float64, None),
+    ],
+)
+def test_weights_that_are_no_plain_floats_are_named(source, tmp_path, name, dtype, said):
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    tensors[name] = tensors[name].to(dtype)
+    scales = {f"{name}_scale_inv": torch.ones(1)} if said else {}
+    save_file(tensors | scales, file, {"format": "pt"})
+    model = Model(path=source, dtype="float32")
+    if said is None:
+        return prepare_model(model, "mine", tmp_path / "out")
+    message = failing(model, tmp_path / "out")
+    assert message == (
+        f"models.mine: {file}: {name} is stored as {said}, and not as BF16, F16, F32, F64"
+    )
+
+
+@pytest.mark.parametrize("content", ["null", "5", "[]", "{", "[" * 100_000])
+def test_a_config_json_that_is_none_is_one_line(source, tmp_path, content):
+    (source / "config.json").write_text(content)
+    message = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert message.startswith(f"models.mine.path: {source}/config.json is ")
+
+
+BUILT = "/config.json: transformers cannot build this model: "
+SIZED = "/model.safetensors: model."
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model_type": []}, BUILT),
+        ({"dtype": "nope"}, BUILT),
+        ({"num_attention_heads": 0}, BUILT),
+        ({"num_key_value_heads": 0}, BUILT),
+        ({"head_dim": 0}, BUILT),
+        ({"hidden_size": 0}, BUILT),
+        ({"hidden_size": -4}, BUILT),
+        ({"vocab_size": 0}, BUILT),
+        ({"text_config": {}}, BUILT),
+        ({"num_attention_heads": 7}, SIZED),
+        ({"num_key_value_heads": 1}, SIZED),
+        ({"intermediate_size": 0}, SIZED),
+        ({"vocab_size": 700}, SIZED),
+    ],
+)
+def test_a_config_json_that_no_model_can_have_is_one_line(source, tmp_path, values, said):
+    write_json(source / "config.json", read_json(source / "config.json") | values)
+    message = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert message.startswith(f"models.mine: {source}{said}")
+    assert said == BUILT or "and config.json asks for [" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "/generation_config.json is not a JSON object"),
+        ([], "/generation_config.json is not a JSON object"),
+        ({"eos_token_id": True}, "/generation_config.json: eos_token_id is true, not a token's id"),
+        ({"eos_token_id": -1}, "/generation_config.json: eos_token_id is -1, not a token's id"),
+        ({"eos_token_id": [2, 768]}, ": eos_token_id 768 is no token's id: the vocabulary has 768"),
+    ],
+)
+def test_stop_tokens_that_are_none_are_one_line(source, tmp_path, content, said):
+    (source / "generation_config.json").write_text(json.dumps(content))
+    message = failing(Model(path=source, dtype="float32"), tmp_path / "out")
+    assert message.startswith(f"models.mine: {source}{said}")
 
 
 def test_cut_weights_are_named_with_the_user_s_folder(source, tmp_path):

@@ -135,7 +135,9 @@ def test_a_file_that_is_missing_is_named(folder, file):
 
 def test_an_unknown_architecture_is_one_line(folder):
     edit_config(folder, model_type="unheard_of")
-    with pytest.raises(RacError, match="cannot load the checkpoint .*unheard_of"):
+    with pytest.raises(
+        RacError, match="config.json: transformers cannot build this model: .*unheard_of"
+    ):
         skeleton.skeleton(folder, "float32")
 
 
