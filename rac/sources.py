@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rac.artifacts import atomic_file, read_jsonl, sha256_file
+from rac.artifacts import atomic_file, read_jsonl
 from rac.definitions import Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import opening, render, settings, token_ids
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 KEYS = ("token_ids", "lengths", "prompt_lengths")  # of a file of sequences
 
@@ -97,6 +97,10 @@ def write_sequences(
             token ids.
     """
     sequences: Iterable[tuple[list[int], int]]
+    inputs = {
+        "dataset": checked_sha256(dataset),
+        "traces": checked_sha256(traces) if traces else None,
+    }
     if traces is not None:
         of_traces = read_jsonl(traces)
         if other_model is not None:
@@ -121,8 +125,7 @@ def write_sequences(
         source=source.model_dump(mode="json"),
         model=identity,
         files=checkpoint.recorded(model),
-        dataset=sha256_file(dataset),
-        traces=sha256_file(traces) if traces else None,
+        **inputs,
         other_model=checkpoint.identity(other_model) if other_model else None,
     )
     counts = {"sequences": len(taken), "tokens": len(tensors["token_ids"])}

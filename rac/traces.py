@@ -6,12 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from rac.artifacts import (
-    read_jsonl,
-    sha256_file,
-    sha256_json,
-    write_jsonl,
-)
+from rac.artifacts import read_jsonl, sha256_json, write_jsonl
 from rac.definitions import Model, Source
 from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, keep_samples, of_shard
@@ -19,7 +14,7 @@ from rac.errors import RacError
 from rac.models import checkpoint
 from rac.models.chat import settings
 from rac.progress import progress
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 from rac.sources import prompt_ids
 
 
@@ -126,7 +121,7 @@ def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
     """All prompts, what their samples hang on, and what the engine is opened for."""
     source, model, folder, engine = asked.source, asked.model, asked.folder, asked.engine
     tokenizer = checkpoint.load_tokenizer(folder)
-    problems = read_jsonl(asked.dataset)
+    dataset, problems = checked_sha256(asked.dataset), read_jsonl(asked.dataset)
     chat = settings(folder)
     prompts = [
         Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
@@ -139,7 +134,7 @@ def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
         "dtype": model.dtype,
         "engine": f"{engine} {version(engine)}",
         "weights": checkpoint.identity(folder),
-        "dataset": sha256_file(asked.dataset),
+        "dataset": dataset,
         "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
         "stop": checkpoint.stop_tokens(folder),
         "threads": torch.get_num_threads(),

@@ -13,9 +13,10 @@ from hypothesis import settings
 from safetensors.torch import save_file
 
 from rac import sources
+from rac.artifacts import read_jsonl, write_jsonl
 from rac.models import checkpoint, weights
 from rac.models.reasoner import WEIGHTS
-from rac.provenance import hashes, write_record
+from rac.provenance import RECORDS, hashes, write_record
 from rac.variants import Variant
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and sums would hang on their number
@@ -326,3 +327,14 @@ def disk(tmp_path):
         pytest.skip(f"this machine lets nobody mount a disk here: {made.stderr.strip()}")
     yield Disk(folder)
     subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def cut():
+    """Give a file of rows its record, and then cut its last row off."""
+
+    def cut(file: Path) -> None:
+        write_record(file.with_name(RECORDS[file.name]), hashes(file.parent, file.name))
+        write_jsonl(file, read_jsonl(file)[:-1])
+
+    return cut

@@ -7,6 +7,7 @@ import pytest
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.definitions import Eval, Model
 from rac.engines import Completion, sample_seed, samples
+from rac.errors import RacError
 from rac.generate import Asked, write_generations, write_shard
 from rac.models.checkpoint import load_tokenizer
 
@@ -177,3 +178,10 @@ def test_shards_put_together_are_what_one_job_makes(tiny_model, requests, tmp_pa
     seconds = read_json(output.parent / "generation.json")["seconds"]
     parts = [row for shard in shards for file in shard.glob("part-*") for row in read_jsonl(file)]
     assert seconds == pytest.approx(sum(row["seconds"] for row in parts))
+
+
+def test_requests_that_were_cut_are_refused(tiny_model, requests, tmp_path, cut):
+    cut(requests)
+    with pytest.raises(RacError, match="is not the file that its requests.json was written for"):
+        write(tiny_model, requests, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -222,3 +222,11 @@ def test_a_stage_that_broke_off_goes_on_with_the_same_bytes(
     assert batches[2] == batches[3] and sorted(sum(batches[3:], sum(batches[:2], []))) == list(
         range(24)
     )
+
+
+def test_requests_that_were_cut_are_refused(tmp_path, cut):
+    requests, output = tmp_path / "requests.jsonl.zst", tmp_path / "generations.jsonl.zst"
+    write_jsonl(requests, [{"doc_id": i, "id": "p", "windows": [[[5], [6]]]} for i in range(2)])
+    cut(requests)
+    with pytest.raises(RacError, match="is not the file that its requests.json was written for"):
+        write_likelihoods("float32", tmp_path, requests, "code", output)

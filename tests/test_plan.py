@@ -13,6 +13,7 @@ import yaml
 from rac import config, costs, plan
 from rac.costs import A100, H100
 from rac.errors import RacError
+from rac.provenance import write_record
 
 REPOSITORY = Path(__file__).parents[1]
 REASONER = json.loads((REPOSITORY / "rac/models/reasoner/weights/config.json").read_text())
@@ -163,18 +164,18 @@ def test_what_is_here_is_known(tmp_path, monkeypatch):
         values["runs"] = {"demo": values["runs"]["demo"]}
 
     monkeypatch.chdir(tmp_path)
-    for file, content in (
-        ("folder/config.json", {"hidden_size": 8}),
-        ("resources/datasets/own/meta.json", {"rows": 7}),
-    ):
-        Path(file).parent.mkdir(parents=True)
-        Path(file).write_text(json.dumps(content))
+    Path("folder").mkdir()
+    Path("folder/config.json").write_text(json.dumps({"hidden_size": 8}))
+    write_record(Path("resources/datasets/own/meta.json"), {"rows": 7})
     settings = _demo(own)
     known = plan.known_models(settings)
     assert (known["reasoner"], known["folder"]) == (REASONER, {"hidden_size": 8})
     assert known["qwen3-8b"]["num_hidden_layers"] == 36 and "absent" not in known
     rows = plan.known_rows(settings)
     assert (rows["own"], rows["problems-test"]) == (7, 200) and "c4-heldout" not in rows
+    Path("resources/datasets/own/meta.json").write_text("{}")
+    with pytest.raises(RacError, match=r"own/meta.json was changed after it was written; delete"):
+        plan.known_rows(settings)
 
 
 def test_the_paper_s_matrix_is_planned_before_anything_is_downloaded():

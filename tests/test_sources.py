@@ -222,3 +222,16 @@ def test_the_shortest_traces_of_programs_need_no_answers(tiny_model, tmp_path):
     source = definition("traces", 4, traces_of={"source": "s"}, select={"order": "shortest"})
     (taken,) = write(source, tiny_model, rows, tmp_path / "s", tmp_path / "t.jsonl.zst")
     assert taken.token_ids.tolist() == [5] * 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "record"), [("data.jsonl", "meta.json"), ("traces.jsonl.zst", "info.json")]
+)
+def test_rows_that_were_cut_are_refused(changed, record, tiny_model, tmp_path, cut):
+    write_jsonl(tmp_path / "data.jsonl", [{"id": "a", "text": "so"}] * 2)
+    write_jsonl(tmp_path / "traces.jsonl.zst", [{"token_ids": [5, 6, 7], "prompt_length": 1}] * 2)
+    cut(tmp_path / changed)
+    files = tmp_path / "data.jsonl", tmp_path / "traces.jsonl.zst", tmp_path / "s.safetensors"
+    with pytest.raises(RacError, match=f"{changed} is not the file that its {record} was written"):
+        sources.write_sequences(definition("traces", 3), "mine", tiny_model, *files)
+    assert not files[2].exists()

@@ -196,3 +196,12 @@ def test_a_killed_stage_goes_on_with_the_same_bytes(tiny_model, dataset, tmp_pat
     write(source, tiny_model, dataset, broken)
     assert part.stat().st_mtime_ns == kept
     assert broken.read_bytes() == unbroken.read_bytes()
+
+
+def test_a_dataset_that_was_cut_is_refused(tiny_model, dataset, tmp_path, cut):
+    cut(dataset)
+    with pytest.raises(
+        RacError, match=r"data.jsonl is not the file that its meta.json was written"
+    ):
+        write(definition(), tiny_model, dataset, tmp_path / "out" / "traces.jsonl.zst")
+    assert not (tmp_path / "out").exists()

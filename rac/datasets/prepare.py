@@ -15,7 +15,7 @@ from rac.datasets.livecodebench import MARKS
 from rac.datasets.overlap import overlapping
 from rac.definitions import Columns, Dataset
 from rac.errors import RacError
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 OF_KIND = {"documents": ["text"], "problems": ["problem", "answer"], "programs": ["problem"]}
 PROBLEM = Wanted({"problem": "problem"}, frozenset())
@@ -43,13 +43,14 @@ def prepare_dataset(
         code: fingerprint of the code, for the record.
 
     Raises:
-        RacError: a file, column or split is missing, there are too few rows, or a row does not hold text
-            where it has to; names what is there.
+        RacError: a file, column or split is missing (names what is there), there are too few rows, a row
+            does not hold text where it has to, or a dataset of `without` was changed.
     """
     read = embedded.read if dataset.embedded else files.read if dataset.path else hub.read
     reader, meta = read(dataset, name)
     columns = Columns() if dataset.embedded else dataset.columns
     order, dropped = _order(reader, columns, dataset, name, without or {})
+    others = {other: checked_sha256(file) for other, file in (without or {}).items()}
     if not order or len(order) < (dataset.rows or 1):
         raise RacError(
             f"datasets.{name}: {dataset.rows or 1} rows are asked for, it has {len(order)}"
@@ -76,7 +77,7 @@ def prepare_dataset(
                 code,
                 definition=dataset.model_dump(mode="json"),
                 file=sha256_file(dataset.path) if dataset.path else None,
-                without={n: sha256_file(f) for n, f in (without or {}).items()},
+                without=others,
             ),
         )
 

@@ -17,7 +17,7 @@ from rac.evaluate.harness import (
     task_file,
 )
 from rac.models.chat import opening, render, settings, token_ids
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -50,6 +50,7 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
             or has no chat template; a choice is empty or longer than the model's context; a row lacks what
             its answer is graded by.
     """
+    dataset = checked_sha256(data)
     task = load_task(task_name, data)
     if task.OUTPUT_TYPE == CHOICES:
         _check_answers(task)
@@ -66,7 +67,7 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
         "requests",
         task=task_name,
         task_file=sha256_file(task_file(task_name)),
-        dataset=sha256_file(data),
+        dataset=dataset,
         model=identity(checkpoint),
         files=recorded(checkpoint),
     )

@@ -16,7 +16,7 @@ from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, quantile, votes
 from rac.evaluate.thoughts import answer_part
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 from rac.ratio import ratio
 
 
@@ -44,9 +44,12 @@ def score(
         code: fingerprint of the code, for the record.
 
     Raises:
-        RacError: the requests are not those that the task now builds, the generations are not
-            `evaluation.samples` of each request, or the task does not say right or wrong.
+        RacError: a file is missing or was changed, the requests are not those that the task now builds,
+            the generations are not `evaluation.samples` of each request, or the task does not say right or
+            wrong.
     """
+    files = {"dataset": data, "requests": requests, "generations": generations}
+    inputs = {name: checked_sha256(file) for name, file in files.items()}
     task = load_task(evaluation.task, data, evaluation.sandbox)
     instances(task)  # once for all passes
     asked, answers = read_jsonl(requests), read_jsonl(generations)
@@ -67,9 +70,7 @@ def score(
             code,
             eval=evaluation.model_dump(mode="json"),
             task_file=sha256_file(task_file(evaluation.task)),
-            dataset=sha256_file(data),
-            requests=sha256_file(requests),
-            generations=sha256_file(generations),
+            **inputs,
         ),
     )
 

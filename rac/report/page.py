@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from rac.artifacts import atomic_folder, read_json, sha256_file, write_text
-from rac.provenance import hashes, write_record
+from rac.artifacts import atomic_folder, read_json, write_text
+from rac.provenance import checked_sha256, hashes, write_record
 from rac.report import (
     answers,
     drawing,
@@ -80,8 +80,12 @@ def report(
         lacking: of `preview.lacking`: cells that failed or were not computed yet.
 
     Raises:
-        RacError: a file is damaged.
+        RacError: a file is damaged, or was changed after it was written.
     """
+    cells = (*diagnostics, *losses, *generations, *sources, *overlaps)
+    named = (Path(row[key]) for row in cells for key in READ if row.get(key))
+    read = [summary, comparisons, budgets, *filter(Path.is_file, dict.fromkeys(named))]
+    files = {str(file): checked_sha256(file) for file in read}  # before any of them is read
     rows, compared, cut = tidy.read(summary), tidy.read(comparisons), tidy.read(budgets)
     memory = rows.groupby("model")["peak_memory_bytes_dense"]  # measured beside each cell
     rows = rows.assign(
@@ -173,13 +177,10 @@ def report(
         for one in finished:
             drawing.save(one, folder)
     write_text(output, page)
-    files = sorted(figure.name for figure in (output.parent / "figures").iterdir())
-    shown = hashes(output.parent, output.name, *(f"figures/{name}" for name in files))
-    cells = (*diagnostics, *losses, *generations, *sources, *overlaps)
-    named = (Path(row[key]) for row in cells for key in READ if row.get(key))
-    read = [summary, comparisons, budgets, *(file for file in named if file.is_file())]
+    figures = sorted(figure.name for figure in (output.parent / "figures").iterdir())
+    shown = hashes(output.parent, output.name, *(f"figures/{name}" for name in figures))
     made = provenance["page"]
-    inputs = made.get("inputs", {}) | {"files": {str(file): sha256_file(file) for file in read}}
+    inputs = made.get("inputs", {}) | {"files": files}
     write_record(output.with_suffix(".json"), shown | {"provenance": made | {"inputs": inputs}})
 
 

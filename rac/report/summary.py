@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rac import matrix
-from rac.artifacts import read_json, read_jsonl, sha256_file, write_text
+from rac.artifacts import read_json, read_jsonl, write_text
 from rac.errors import RacError
 from rac.evaluate.statistics import half_width, paired_difference, share_interval
-from rac.provenance import hashes, provenance, write_record
+from rac.provenance import checked_sha256, hashes, provenance, write_record
 from rac.report.compared import COMPARED, LOSSES, comparisons, has, of_problems
 from rac.report.paper import Cell, printed
 
@@ -139,11 +139,14 @@ def summarize(
         output: summary.csv.
 
     Raises:
-        RacError: an artefact is missing or damaged, is of another dense model, or two that are
+        RacError: an artefact is missing, damaged or changed, is of another dense model, or two that are
             compared are not over the same problems.
     """
     models = list(dict.fromkeys(cell["model"] for cell in cells))
     cells = sorted(cells, key=lambda cell: (models.index(cell["model"]), not cell["dense"]))
+    kinds = ("model_json", *matrix.KINDS, "dense_scores")
+    read = dict.fromkeys(cell[key] for cell in cells for key in kinds if cell[key])
+    inputs = {path: checked_sha256(Path(path)) for path in read}  # before any of them is read
     paths = [cell[key] for cell in cells for key in ("scores", "dense_scores") if cell[key]]
     scores = {path: read_jsonl(Path(path)) for path in dict.fromkeys(paths)}
     made_by = {"run": run, "config_sha256": config_sha256, "code_version": code_version}
@@ -155,10 +158,6 @@ def summarize(
     write_text(output.with_name("comparisons.csv"), _csv(COMPARED, comparisons(cells, scores)))
     write_text(output.with_name("budgets.csv"), _csv(BUDGETS, _budgets(cells)))
     write_text(output.with_suffix(".txt"), table(output))
-    read = dict.fromkeys(
-        cell[key] for cell in cells for key in ("model_json", *matrix.KINDS) if cell[key]
-    )
-    inputs = {path: sha256_file(Path(path)) for path in read}
     of_tables = hashes(
         output.parent,
         output.name,

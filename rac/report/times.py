@@ -5,8 +5,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from rac.artifacts import read_json
 from rac.matrix import Cell
+from rac.provenance import read_record
 
 PER_CELL = ("compress", "generate", "score", "diagnostics", "losses", "runtime")
 
@@ -119,7 +119,7 @@ def machines(generations: list[dict]) -> list[dict]:
     for cell in generations:
         record = Path(cell["generations"]).with_name("generation.json")
         if record.exists():
-            made = read_json(record).get("provenance", {})
+            made = read_record(record).get("provenance", {})
             known = made.get("machine", {}) | made.get("versions", {})
             key = tuple((name, str(value)) for name, value in known.items())
             counts[key] = counts.get(key, 0) + bool(key)

@@ -16,6 +16,7 @@ from rac.artifacts import read_json, read_jsonl, sha256_file, write_jsonl
 from rac.datasets.prepare import prepare_dataset
 from rac.definitions import Dataset
 from rac.errors import RacError
+from rac.provenance import write_record
 from tests import hub_server
 
 ROWS = [{"id": f"q{i}", "problem": f"What is {i}\u2028+ {i}?", "answer": 2 * i} for i in range(6)]
@@ -407,6 +408,10 @@ def test_problems_of_another_dataset_are_dropped_and_counted(tmp_path):
     prepare_dataset(dataset, "mine", tmp_path / "out", {"test": theirs})
     assert [row["id"] for row in read_jsonl(tmp_path / "out/data.jsonl")] == ["2", "3"]
     assert read_json(tmp_path / "out/meta.json")["dropped"] == {"test": 2}
+    write_record(theirs.with_name("meta.json"), {"sha256": {"data.jsonl": "of other rows"}})
+    with pytest.raises(RacError, match="data.jsonl is not the file that its meta.json was written"):
+        prepare_dataset(dataset, "mine", tmp_path / "again", {"test": theirs})
+    assert not (tmp_path / "again").exists()
     theirs.unlink()
     with pytest.raises(RacError, match=r"datasets.mine.without: .*data.jsonl is missing$"):
         prepare_dataset(dataset, "mine", tmp_path / "out", {"test": theirs})

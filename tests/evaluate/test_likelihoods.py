@@ -214,6 +214,7 @@ def test_an_answer_that_is_no_choice_is_refused(bench, tiny_model, tmp_path):
 
 def test_answers_to_other_requests_are_refused(bench, tiny_model, tmp_path):
     evaluated(bench, tmp_path, tiny_model, "choices")
+    (tmp_path / "generation.json").unlink()  # other rows than it is of follow
     evaluation = Eval(task=str(bench / "choices.yaml"), dataset="d")
     requests, generations = (
         tmp_path / file for file in ("requests.jsonl.zst", "generations.jsonl.zst")

@@ -154,3 +154,12 @@ def test_rows_are_a_dataset_to_a_tasks_own_code(tmp_path):
 )
 def test_what_a_task_asks_of_a_model_is_read_from_its_file(name, kind):
     assert output_type(name) == kind
+
+
+def test_a_dataset_that_was_cut_is_refused(tmp_path, checkpoint, cut):
+    data = tmp_path / "data.jsonl"
+    write_jsonl(data, [{"id": key, "problem": "?", "answer": "1"} for key in "ab"])
+    cut(data)
+    with pytest.raises(RacError, match="data.jsonl is not the file that its meta.json was written"):
+        build_requests("word_problems", data, checkpoint, tmp_path / "requests.jsonl.zst")
+    assert not (tmp_path / "requests.jsonl.zst").exists()

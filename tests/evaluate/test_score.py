@@ -508,3 +508,26 @@ def test_the_task_files_work_on_lm_evals_own_command_line(bench, tmp_path):
         assert results[name]["correct,all"] == 0
         assert results[name]["reason,all"] == {"no code": 1}
     assert results["word_order"]["acc,none"] in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "record"),
+    [
+        ("data.jsonl", "meta.json"),
+        ("requests.jsonl.zst", "requests.json"),
+        ("generations.jsonl.zst", "generation.json"),
+    ],
+)
+def test_rows_that_were_cut_are_refused(changed, record, bench, tmp_path, cut):
+    write_jsonl(tmp_path / "generations.jsonl.zst", generations())
+    for name in ("data.jsonl", "requests.jsonl.zst"):
+        write_jsonl(tmp_path / name, read_jsonl(bench / name))
+    cut(tmp_path / changed)
+    names = ("data.jsonl", "requests.jsonl.zst", "generations.jsonl.zst", "scores.jsonl.zst")
+    with pytest.raises(RacError, match=f"{changed} is not the file that its {record} was written"):
+        score(
+            Eval(task="word_problems", dataset="bench", samples=3),
+            *(tmp_path / name for name in names),
+            tmp_path / "metrics.json",
+        )
+    assert not (tmp_path / "scores.jsonl.zst").exists()

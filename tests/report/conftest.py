@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 from rac import overlaps
-from rac.artifacts import write_json, write_jsonl, write_text
+from rac.artifacts import read_json, write_jsonl, write_text
 from rac.evaluate.score import summarise
+from rac.provenance import RECORDS, hashes, write_record
 from rac.report.page import report
 from rac.report.summary import summarize
 
@@ -35,6 +36,18 @@ def dense(correct, **more):
     return DENSE | none | {"correct": correct} | more
 
 
+def of_rows(file: Path) -> dict:
+    """What the record of a file of rows says of it."""
+    return hashes(file.parent, file.name)
+
+
+def rewrite(file: Path, rows: list[dict]) -> None:
+    """Write other rows, and their hash into their record."""
+    write_jsonl(file, rows)
+    record = file.with_name(RECORDS[file.name])
+    write_record(record, read_json(record) | of_rows(file))
+
+
 def write_run(
     root: Path, cells: list[dict], model: str = "tiny", name: str = "sums"
 ) -> dict[str, list]:
@@ -47,7 +60,7 @@ def write_run(
     run: dict[str, list] = {kind: [] for kind in kinds}
     model_json = root / f"resources/models/{model}/model.json"
     sizes = {"parameters": 1000, "nonzero_parameters": 1000, "bytes_on_disk": 4000}
-    write_json(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
+    write_record(model_json, {"weights_sha256": f"{model}-sha"} | sizes)
     data = root / "resources/datasets/problems/data.jsonl"
     requests = root / f"results/{model}/requests/{name}/requests.jsonl.zst"
     count = len(cells[0]["correct"])
@@ -57,6 +70,8 @@ def write_run(
     write_jsonl(
         requests, [{"doc_id": i, "id": f"p{i}", "token_ids": [1] * 10} for i in range(count)]
     )
+    write_record(data.with_name("meta.json"), {"rows": count} | of_rows(data))
+    write_record(requests.with_name("requests.json"), of_rows(requests))
     overlapping: dict[str, list[str]] = {}
     for given in cells:
         folder = root / f"results/{model}/{given['calibration']}/{given['variant']}"
@@ -87,15 +102,16 @@ def write_run(
             "runtime": folder / "runtime/short.json" if "runtime" in given else None,
         }
         write_jsonl(paths["scores"], scores)
-        write_json(paths["metrics"], summarise(scores, 448))
-        write_json(
-            paths["generation"],
-            {"seconds": 2.5, "tokens": sum(tokens), "tokens_per_second": sum(tokens) / 2.5},
-        )
+        write_record(paths["metrics"], summarise(scores, 448) | of_rows(paths["scores"]))
         generations = folder / name / "generations.jsonl.zst"
         write_jsonl(generations, [{**row, "text": texts[i]} for i, row in enumerate(scores)])
+        write_record(
+            paths["generation"],
+            {"seconds": 2.5, "tokens": sum(tokens), "tokens_per_second": sum(tokens) / 2.5}
+            | of_rows(generations),
+        )
         if compressed:
-            write_json(
+            write_record(
                 paths["compression"],
                 {
                     "sparsity": given["sparsity_asked"],
@@ -114,7 +130,7 @@ def write_run(
             decode, prompt = given["errors"]
             layers = given.get("layers", [(0, "q_proj", 1.0), (1, "q_proj", 1.0)])
             losses = given.get("losses", (1.0, 3.0))
-            write_json(
+            write_record(
                 paths["diagnostics"],
                 {
                     "layers": [
@@ -126,7 +142,11 @@ def write_run(
                     "error_prompt": prompt,
                 },
             )
-            write_json(
+            tokens = folder / "losses.tokens.jsonl.zst"
+            by_place = [[prompt] * 10 + [decode * (1 + i / 10) for i in range(20)]] * 3
+            rows = [{"prompt_length": 10, "errors": row} for row in by_place]
+            write_jsonl(tokens, rows if compressed else [])
+            write_record(
                 paths["losses"],
                 {
                     "per_sequence": {  # of four and of six tokens
@@ -145,18 +165,15 @@ def write_run(
                         }
                         for role, loss in zip(("thoughts", "text"), losses, strict=True)
                     },
-                },
+                }
+                | of_rows(tokens),
             )
-            tokens = folder / "losses.tokens.jsonl.zst"
-            by_place = [[prompt] * 10 + [decode * (1 + i / 10) for i in range(20)]] * 3
-            rows = [{"prompt_length": 10, "errors": row} for row in by_place]
-            write_jsonl(tokens, rows if compressed else [])
             run["diagnostics"].append(names | {"path": str(paths["diagnostics"])})
             run["losses"].append(names | {"tokens": str(tokens)})
             if compressed:
                 overlapping.setdefault(given["variant"], []).append(given["calibration"])
         if "runtime" in given:
-            write_json(paths["runtime"], given["runtime"])
+            write_record(paths["runtime"], given["runtime"])
         asked = {key: given[key] for key in ("solver", "pattern", "sparsity_asked")}
         located = {key: path and str(path) for key, path in paths.items()}
         dense_scores = root / f"results/{model}/none/dense/{name}/scores.jsonl.zst"
@@ -180,9 +197,10 @@ def write_run(
             for i in range(2)
         ]
         write_text(path, "\n".join([",".join(overlaps.COLUMNS), *rows]) + "\n")
+        write_record(path.with_suffix(".json"), of_rows(path))
         run["overlaps"].append({"model": model, "variant": variant, "path": str(path)})
     index = root / f"results/{model}/hessians/thoughts/index.json"
-    write_json(
+    write_record(
         index, {"kind": "traces", "parts": {"prompt": {"tokens": 250}, "decode": {"tokens": 750}}}
     )
     run["sources"].append({"model": model, "source": "thoughts", "index": str(index)})
@@ -211,9 +229,9 @@ def write_page(run, root, provenance=None, output=None, **more) -> Path:
 
 @pytest.fixture(scope="session")
 def made():
-    """How to make artefacts: `made.dense`, `made.cell`, `made.run`, `made.page`; and `made.mixed`.
+    """How to make artefacts: `made.dense`, `made.cell`, `made.run`, `made.rewrite`, `made.page`.
 
-    That is the configuration of calibrations by c4, by thoughts, and by both.
+    `made.mixed` is the configuration of calibrations by c4, by thoughts, and by both.
     """
 
     class Made:
@@ -229,5 +247,6 @@ def made():
         cell = staticmethod(cell)
         run = staticmethod(write_run)
         page = staticmethod(write_page)
+        rewrite = staticmethod(rewrite)
 
     return Made

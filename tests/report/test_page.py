@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from rac.artifacts import read_json, read_jsonl, sha256_file, write_json, write_jsonl
-from rac.provenance import is_whole
-from rac.report.page import _download
+from rac.artifacts import read_json, read_jsonl, sha256_file
+from rac.errors import RacError
+from rac.provenance import is_whole, write_record
+from rac.report.page import _download, report
+from rac.report.summary import summarize
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> \x00 &amp; <img src=x onerror=alert(2)>"
@@ -335,8 +337,8 @@ def test_general_tasks_stand_outside_reasoning(made, tmp_path):
             if name == "texts":
                 metrics |= {"accuracy": None, "accuracy_se": None, "loss": 80.5, "loss_se": 1.0}
                 rows = [dict(row, correct=None) for row in rows]
-            write_json(Path(cell["metrics"]), metrics)
-            write_jsonl(Path(cell["scores"]), rows)
+            write_record(Path(cell["metrics"]), metrics)
+            made.rewrite(Path(cell["scores"]), rows)
         run["cells"] += others[name]["cells"]
     output = made.page(run, tmp_path)
     words = read_page(output).words()
@@ -404,7 +406,7 @@ def test_energy_is_not_measured_only_where_no_cell_has_it(made, tmp_path):
     stages = [{"stage": "generate", "jobs": 1, "wall": 1.0, "cpu": 1.0, "memory": 1.0}]
     without = read_page(made.page(run, tmp_path, stages=stages)).words()
     record = Path(run["cells"][0]["generation"])
-    write_json(record, read_json(record) | {"joules": 7.5})
+    write_record(record, read_json(record) | {"joules": 7.5})
     measured = read_page(made.page(run, tmp_path, stages=stages)).words()
     assert "Energy was not measured." in without and "joules_generate of" not in without
     assert "not measured." not in measured.partition("What it took")[2]
@@ -460,3 +462,40 @@ def test_what_the_paper_printed_is_said_to_be_second_hand(made, tmp_path, monkey
     words = read_page(made.page(run, tmp_path)).words()
     assert "printed 50.0" in words and "printed 120" in words
     assert words.count("as secondary sources have it") >= 2  # below the figure and above the table
+
+
+CELL = "results/tiny/rac/half"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *(
+            (f"results/{name}.csv", "summary.json")
+            for name in ("summary", "comparisons", "budgets")
+        ),
+        ("resources/datasets/problems/data.jsonl", "meta.json"),
+        ("results/tiny/requests/sums/requests.jsonl.zst", "requests.json"),
+        (f"{CELL}/sums/generations.jsonl.zst", "generation.json"),
+        (f"{CELL}/sums/scores.jsonl.zst", "metrics.json"),
+        (f"{CELL}/losses.tokens.jsonl.zst", "losses.json"),
+        ("results/tiny/overlaps/half.csv", "half.json"),
+        *((f"{CELL}/diagnostics.json", None), ("results/tiny/hessians/thoughts/index.json", None)),
+    ],
+)
+def test_a_file_with_another_byte_is_refused(name, said, made, tmp_path):
+    cells = [made.cell(one, "half", [1, 0], errors=(0.1, 0.2)) for one in ("c4", "rac")]
+    run = made.run(tmp_path, [made.dense([1, 1], errors=(0, 0)), *cells])
+    tables = [tmp_path / f"results/{table}.csv" for table in ("summary", "comparisons", "budgets")]
+    summarize(run.pop("cells"), "try", "config-sha", "0.1+code", tables[0])
+    file, output = tmp_path / name, tmp_path / "results/report.html"
+    content = bytearray(file.read_bytes())
+    content[content.index(b"1") if said is None else len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RacError) as error:
+        report(*tables, **run, config={}, provenance={"page": {}}, output=output)
+    wrong = (
+        f"not the file that its {said} was written for" if said else "changed after it was written"
+    )
+    assert str(error.value).startswith(str(file)) and wrong in str(error.value)
+    assert not output.exists()

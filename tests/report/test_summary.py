@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rac.artifacts import read_json, write_json, write_jsonl
+from rac.artifacts import read_json, read_jsonl, write_json, write_jsonl
 from rac.errors import RacError
 from rac.evaluate.statistics import paired_difference
+from rac.provenance import write_record
 from rac.report.summary import BUDGETS, COLUMNS, COMPARED, summarize
 
 T3 = 3.182446305284263  # the 97.5 % quantile of Student's t with 3 degrees of freedom
@@ -166,7 +167,7 @@ def test_what_the_paper_printed_stands_beside_ours(run, tmp_path, monkeypatch):
             "finished": 0,
             "tokens_mean": 50,
         }
-        write_json(cell["metrics"], metrics | {"budgets": [budget]})
+        write_record(cell["metrics"], metrics | {"budgets": [budget]})
     summary = summarized(run, tmp_path)
     rows = {(row["calibration"], row["variant"]): row for row in table(summary)}
     rac = rows["rac", "half"]
@@ -243,7 +244,7 @@ def test_losses_are_compared_over_the_same_sequences(made, tmp_path):
     path = tmp_path / "results/tiny/rac/half/losses.json"
     found = read_json(path)
     found["per_sequence"]["thoughts"] = [[4.4, 0.4, 4], [8.1, 0.9, 6]]
-    write_json(path, found)
+    write_record(path, found)
     rows = table(summarized(run, tmp_path).with_name("comparisons.csv"))
     row = next(row for row in rows if row["baseline"] == "c4")
     # Losses of 4.4 and 8.1 against 6 and 9: −1.6 and −0.9 of 4 and 6 tokens, 0.25 a token.
@@ -259,7 +260,7 @@ def test_losses_are_compared_over_the_same_sequences(made, tmp_path):
     assert float(row["loss_text_difference_se"]) == pytest.approx(0, abs=1e-12)
     assert row["loss_difference"] == ""  # of a task that scores texts
     found["per_sequence"]["thoughts"] = [[4.4, 0.4, 5], [8.1, 0.9, 5]]
-    write_json(path, found)
+    write_record(path, found)
     with pytest.raises(RacError, match="cannot be compared, they are of other texts"):
         summarized(run, tmp_path)
 
@@ -282,10 +283,10 @@ def test_texts_that_a_task_scores_are_compared(made, tmp_path):
             for i, loss in enumerate(losses)
         ]
         folder = tmp_path / "results/tiny" / name / "sums"
-        write_jsonl(folder / "scores.jsonl.zst", rows)
-        write_json(
+        write_record(
             folder / "metrics.json", {"problems": 2, "loss": sum(losses) / 5, "loss_se": 0.1}
         )
+        made.rewrite(folder / "scores.jsonl.zst", rows)
     summary = summarized(run, tmp_path)
     (row,) = table(summary.with_name("comparisons.csv"))
     assert (row["difference"], row["p_value"]) == ("", "")
@@ -305,7 +306,7 @@ def test_majorities_are_compared(made, tmp_path):
             for i, said in enumerate(of_problems)
             for k, answer in enumerate(said)
         ]
-        write_jsonl(tmp_path / "results/tiny" / name / "sums/scores.jsonl.zst", rows)
+        made.rewrite(tmp_path / "results/tiny" / name / "sums/scores.jsonl.zst", rows)
     (row,) = table(summarized(run, tmp_path).with_name("comparisons.csv"))
     # Right by 1, 1 and 0 against 0, 1/3 (drawn of three) and 1: −1, −2/3 and 1.
     each = [-1, -2 / 3, 1]
@@ -370,7 +371,7 @@ def test_samples_of_a_problem_count_as_one(made, tmp_path):
         for i, right in enumerate([1, 2])
         for k in range(4)
     ]
-    write_jsonl(tmp_path / "results/tiny/c4/half/sums/scores.jsonl.zst", rows)
+    made.rewrite(tmp_path / "results/tiny/c4/half/sums/scores.jsonl.zst", rows)
     row = table(summarized(run, tmp_path))[1]
     # Means 1/4 and 1/2 against 1 and 1: -3/4 and -1/2, sd sqrt(1/32).
     assert float(row["accuracy_difference"]) == -0.625
@@ -380,11 +381,11 @@ def test_samples_of_a_problem_count_as_one(made, tmp_path):
 def test_a_majority_has_its_interval(made, tmp_path):
     run = made.run(tmp_path, [made.dense([1, 1, 1, 1])])
     metrics = tmp_path / "results/tiny/none/dense/sums/metrics.json"
-    write_json(metrics, read_json(metrics) | {"majority": 0.75, "majority_se": 0.25})
+    write_record(metrics, read_json(metrics) | {"majority": 0.75, "majority_se": 0.25})
     (row,) = table(summarized(run, tmp_path))
     ends = [float(row[f"majority_{end}"]) for end in ("low", "high")]
     assert ends == pytest.approx(wilson(0.75, 3, T3))
-    write_json(metrics, read_json(metrics) | {"majority": None, "majority_se": None})
+    write_record(metrics, read_json(metrics) | {"majority": None, "majority_se": None})
     (row,) = table(summarized(run, tmp_path))
     assert row["majority"] == row["majority_low"] == ""
 
@@ -398,16 +399,16 @@ def test_one_problem_has_no_error(made, tmp_path):
     )
 
 
-def test_other_problems_are_not_compared(run, tmp_path):
+def test_other_problems_are_not_compared(made, run, tmp_path):
     path = tmp_path / "results/tiny/c4/half/sums/scores.jsonl.zst"
-    write_jsonl(path, [{"doc_id": 0, "id": "p9", "correct": True, "tokens": 1}])
+    made.rewrite(path, [{"doc_id": 0, "id": "p9", "correct": True, "tokens": 1}])
     with pytest.raises(RacError, match=r"c4/half/sums/scores.jsonl.zst.* cannot be compared"):
         summarized(run, tmp_path)
 
 
 def test_a_cell_of_another_dense_model_is_refused(run, tmp_path):
     path = tmp_path / "results/tiny/rac/half/checkpoint/compression.json"
-    write_json(path, read_json(path) | {"dense_sha256": "old"})
+    write_record(path, read_json(path) | {"dense_sha256": "old"})
     with pytest.raises(RacError, match="compression.json was compressed from another model"):
         summarized(run, tmp_path)
 
@@ -415,4 +416,34 @@ def test_a_cell_of_another_dense_model_is_refused(run, tmp_path):
 def test_a_missing_file_is_named(run, tmp_path):
     (tmp_path / "results/tiny/rac/half/sums/metrics.json").unlink()
     with pytest.raises(RacError, match="rac/half/sums/metrics.json is missing"):
+        summarized(run, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rac/half/sums/metrics.json", "rac/half/sums/generation.json"),
+        *("rac/half/checkpoint/compression.json", "rac/half/diagnostics.json"),
+        *("rac/half/losses.json", "rac/half/runtime/short.json"),
+        "../resources/models/tiny/model.json",
+    ],
+)
+@pytest.mark.parametrize("content", ["edited", None, {}, [{}]])
+def test_a_record_that_was_edited_is_refused(name, content, run, tmp_path):
+    file = tmp_path / "results/tiny" / name
+    if name.startswith("../"):
+        file = tmp_path / name.removeprefix("../")
+    found = read_json(file)
+    write_json(file, found | {"accuracy": 0.99} if content == "edited" else content)
+    with pytest.raises(RacError, match=f"{file.name} was changed after it was written; delete it"):
+        summarized(run, tmp_path)
+    assert not (tmp_path / "results/summary.csv").exists()
+
+
+def test_scores_that_were_cut_are_refused(run, tmp_path):
+    file = tmp_path / "results/tiny/rac/half/sums/scores.jsonl.zst"
+    write_jsonl(file, read_jsonl(file)[:-1])
+    with pytest.raises(
+        RacError, match="scores.jsonl.zst is not the file that its metrics.json was"
+    ):
         summarized(run, tmp_path)

@@ -1,5 +1,6 @@
-from rac.artifacts import write_json, write_text
+from rac.artifacts import write_text
 from rac.matrix import Cell
+from rac.provenance import write_record
 from rac.report import times
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -40,7 +41,7 @@ def test_machines_are_named_once(tmp_path):
     for name, cores in (("a", 2), ("b", 2), ("c", 8)):
         cells.append({"generations": str(tmp_path / name / "generations.jsonl.zst")})
         made = {"machine": {"cores": cores}, "versions": {"torch": "2"}}
-        write_json(tmp_path / name / "generation.json", {"provenance": made})
+        write_record(tmp_path / name / "generation.json", {"provenance": made})
     cells.append({"generations": str(tmp_path / "d/generations.jsonl.zst")})
     assert times.machines(cells) == [
         {"cores": "2", "torch": "2", "cells": "2"},
