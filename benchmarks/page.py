@@ -18,11 +18,11 @@ from typing import Any
 import yaml
 
 from rac import config
-from rac.artifacts import write_json, write_jsonl, write_text
+from rac.artifacts import write_jsonl, write_text
 from rac.evaluate.statistics import share_interval
 from rac.matrix import defining
 from rac.overlaps import COLUMNS as OVERLAPS
-from rac.provenance import provenance
+from rac.provenance import provenance, write_record
 from rac.report import summary, tidy
 from rac.report.page import report
 
@@ -164,7 +164,7 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list
                     | {f"error_{part}": draw.uniform(0.01, 0.1) for part in ("decode", "prompt")}
                     for block, name in LAYERS
                 ]
-                write_json(folder / "d.json", {"layers": layers})
+                write_record(folder / "d.json", {"layers": layers})
                 errors = [
                     [round(draw.uniform(0.01, 0.1), 4) for _ in range(2000)] for _ in range(20)
                 ]
@@ -198,7 +198,7 @@ def _beside(root: Path, rows: list[dict], draw: random.Random) -> dict[str, list
         write_jsonl(asked, prompts)
         parts = {part: {"tokens": draw.randint(10**5, 10**6)} for part in ("prompt", "decode")}
         index = root / model / "hessians" / name / "index.json"
-        write_json(index, {"kind": "traces", "parts": parts})
+        write_record(index, {"kind": "traces", "parts": parts})
         sources.append({"model": model, "source": name, "index": str(index)})
     for model in MODELS:
         lines = [
