@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rac.artifacts import read_json, sha256_files
 from rac.errors import RacError
-from rac.provenance import RECORD, is_whole
+from rac.provenance import RECORD, WHOLE, is_whole
 
 FOLDERS = ("resources", "results")
 # What a stage makes: each such file is a record, or one names it.
@@ -91,11 +91,12 @@ def _unfinished(file: Path) -> bool:
 def _differs(file: Path, record: Path, expected: str, digest: str | None) -> str | None:
     if digest is None and file.is_file():
         return f"{file} cannot be read"
+    gone = file.parent if record.name in WHOLE else record
     if digest is None:
-        return f"{file} is missing; delete {file.parent} to have it made again"
+        return f"{file} is missing; delete {gone} to have it made again"
     if digest != expected:
         return (
             f"{file} is not the file that its {record.name} was written for; "
-            f"delete {file.parent} to have it made again"
+            f"delete {gone} to have it made again"
         )
     return None

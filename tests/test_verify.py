@@ -89,7 +89,15 @@ def test_lost_and_unreadable_files_are_named(project):
         "results/tiny/traces/t/info.json",
     }
     said = [found.wrong for found in verify(project) if found.wrong]
-    assert any("layer-000.safetensors is missing; delete" in line for line in said)
+    assert any(
+        f"layer-000.safetensors is missing; delete {project}/results/tiny/hessians/text to" in line
+        for line in said
+    )
+    (project / "results/summary.csv").write_text("model\n")
+    said = [found.wrong for found in verify(project) if found.wrong]
+    assert any(
+        f"delete {project}/results/summary.json to have it made again" in line for line in said
+    )
 
 
 @pytest.mark.parametrize(
