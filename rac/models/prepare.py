@@ -96,9 +96,7 @@ def _record(folder: Path, dtype: str) -> dict:
         linear_groups = groups(network)
     except ValueError:
         raise
-    except (
-        Exception
-    ) as error:  # what transformers computes by a foreign config.json may fail in any way
+    except Exception as error:  # by a foreign config.json it may fail in any way
         raise cannot_build(folder, error) from None
     of_files = hashes(folder)
     return {
