@@ -93,6 +93,7 @@ def test_a_plan_is_printed_and_what_is_not_known_is_one_line(tmp_path):
 def test_a_package_that_is_missing_is_one_line(tmp_path):
     hook = "import sys; sys.modules['tokenizers'] = sys.modules['lm_eval'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(hook)
+    (tmp_path / "data.jsonl").write_text("")
     spec = json.dumps({"task": "word_problems", "dataset": "d"})
     done = subprocess.run(
         [sys.executable, "-m", "rac", "score", "--spec", spec, "--code", "f00d"]
