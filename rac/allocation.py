@@ -1,6 +1,5 @@
 """Non-uniform sparsity at the same total: which pattern each layer gets, by OWL or by EvoPress."""
 
-import itertools
 import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
@@ -11,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rac import evopress, hessians, layers, owl, solvers, sources
+from rac import evopress, hessians, layers, linear, owl, solvers, sources
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.variants import Allocation, Variant
@@ -43,10 +42,11 @@ def by_owl(
     ratios: list[float] = []
     sizes: list[int] = []
     names: list[list[str]] = []
-    for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+    by_block = linear.by_block(groups)
+    for block in hessians.checked(terms, by_block):
         combined, scores = hessians.combine(terms, block), []
         names.append([])
-        for group in of_block:
+        for group in by_block[block]:
             for name in group["layers"]:
                 weight = layers.read(located, name, group["columns"], model)
                 scores.append(owl.wanda_scores(weight.float(), combined[group["name"]]))
@@ -106,9 +106,10 @@ def by_evopress(
     sizes: dict[str, int] = {}
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         files = {}
-        for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+        by_block = linear.by_block(groups)
+        for block in hessians.checked(terms, by_block):
             combined = hessians.combine(terms, block)
-            for group in of_block:
+            for group in by_block[block]:
                 stored = {
                     name: layers.read(located, name, group["columns"], model)
                     for name in group["layers"]

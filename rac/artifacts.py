@@ -13,8 +13,9 @@ import re
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,11 +239,20 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_files(files: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file and its SHA-256, in their order: one is hashed by each processor."""
-    files = list(files)
-    pool = ThreadPoolExecutor(processors())
+    """Each file and its SHA-256, in their order.
+
+    The next ones, one a processor, are hashed while what was yielded is used; no more, so that what is
+    read then is still in memory.
+    """
+    count = processors()
+    pool, hashed = ThreadPoolExecutor(count), deque[tuple[Path, Future[str]]]()
     try:
-        yield from zip(files, pool.map(sha256_file, files), strict=True)
+        for file in files:
+            hashed.append((file, pool.submit(sha256_file, file)))
+            if len(hashed) > count:
+                first, future = hashed.popleft()
+                yield first, future.result()
+        yield from ((file, future.result()) for file, future in hashed)
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,6 +1,5 @@
 """One block of a model: what its layers are solved by, and what becomes of them."""
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from rac import hessians, layers, propagation, smooth, solvers
+from rac import hessians, layers, linear, propagation, smooth, solvers
 from rac.errors import RacError
 from rac.layers import Solved
 from rac.models import narrow, weights
@@ -59,27 +58,24 @@ def inputs(
     Raises:
         RacError: Hessians are missing or damaged.
     """
-    by_block = {
-        block: list(of_block)
-        for block, of_block in itertools.groupby(scoped, key=lambda group: group["block"])
-    }
+    by_block = linear.by_block(scoped)
 
     def stored(block: int, arrived: dict[str, Arrived]) -> Inputs:
         smoothed = variant.quantize and variant.quantize.smooth
-        whole: set[Path] = set()
-        combined = hessians.combine(terms, block, whole)
-        absmax = hessians.combine_absmax(terms, block, whole) if smoothed else {}
+        combined = hessians.combine(terms, block)
+        absmax = hessians.combine_absmax(terms, block) if smoothed else {}
         return Inputs(by_block[block], combined, absmax, arrived, token_weights)
 
+    checked = hessians.checked(terms, by_block)
     if not variant.needs_sequences:
-        yield from (stored(block, {}) for block in by_block)
+        yield from (stored(block, {}) for block in checked)
         return
     for arrived in walk():
         block = next(iter(arrived.values())).step.index
         if block not in by_block:
             continue
         if variant.propagation == "dense":
-            yield stored(block, arrived)
+            yield stored(next(checked), arrived)
             continue
         sums = propagation.sum_all(arrived, by_block[block], token_weights)
         yield Inputs(

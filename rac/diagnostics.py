@@ -7,11 +7,10 @@ import itertools
 import math
 from pathlib import Path
 
-from rac import hessians
+from rac import hessians, linear
 from rac.artifacts import read_json, sha256_file
 from rac.definitions import Calibration
 from rac.errors import RacError
-from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import layer_weights
 from rac.progress import progress
@@ -68,7 +67,7 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, dtype: str) -> lis
     Raises:
         RacError: an input is missing, damaged, of another model, or a weight is not a number.
     """
-    groups = decoder_groups(read_json(dense / "model.json")["linear_groups"])
+    groups = linear.decoder_groups(read_json(dense / "model.json")["linear_groups"])
     identity, device = checkpoints.identity(dense), checkpoints.default_device()
     terms = {
         part: hessians.terms(Calibration(sum={f"heldout.{part}": 1}), {"heldout": stored}, identity)
@@ -76,15 +75,16 @@ def layer_errors(checkpoint: Path, dense: Path, stored: Path, dtype: str) -> lis
     }
     before, after = layer_weights.of_folder(dense), layer_weights.of_folder(checkpoint, dtype)
     layers: list[dict] = []
-    whole: set[Path] = set()  # files of both parts
+    by_block = linear.by_block(groups)
+    of_both = itertools.chain.from_iterable(of[f"heldout.{part}"] for part, of in terms.items())
     count = sum(len(group["layers"]) for group in groups)
     with progress("diagnostics", count, "layers") as update:
-        for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
+        for block in hessians.checked(of_both, by_block):
             combined = {
-                part: hessians.combine(of_part[f"heldout.{part}"], block, whole)
+                part: hessians.combine(of_part[f"heldout.{part}"], block)
                 for part, of_part in terms.items()
             }
-            for group in of_block:
+            for group in by_block[block]:
                 of_group = {part: of[group["name"]].to(device) for part, of in combined.items()}
                 for name in group["layers"]:
                     old = before(name)

@@ -5,7 +5,8 @@ and a calibration is a weighted sum of parts: no forward pass for a new mixture.
 source may be cut into shards, and the Hessians of its shards added.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rac import blocks, linear, sources
-from rac.artifacts import atomic_folder, read_json, sha256_file
+from rac.artifacts import atomic_folder, read_json, sha256_file, sha256_files
 from rac.calibration import Part, weigh
 from rac.definitions import Calibration, source_parts
 from rac.errors import RacError
@@ -141,7 +142,8 @@ def add(folders: list[Path], output: Path) -> None:
         for part in one["parts"]
     }
     with atomic_folder(output) as folder:
-        for block in sorted({group["block"] for group in one["groups"]}):
+        stored = itertools.chain.from_iterable(parts.values())
+        for block in checked(stored, sorted({group["block"] for group in one["groups"]})):
             inputs = {}
             for part, terms in parts.items():
                 absmax = combine_absmax(terms, block)
@@ -226,21 +228,48 @@ def _whole_index(folder: Path, model: str) -> dict:
     return index
 
 
-def combine(
-    of_calibration: list[Term], block: int, whole: set[Path] | None = None
-) -> dict[str, torch.Tensor]:
+def checked(of_calibrations: Iterable[Term], blocks: Iterable[int]) -> Iterator[int]:
+    """Each block, when all that is stored of it is found to be what was written; then `combine` may read it.
+
+    The next ones' files are hashed by other threads meanwhile: SHA-256 takes longer than a solve on a GPU.
+
+    Args:
+        of_calibrations: of `terms`; of several calibrations, whose files are hashed once.
+        blocks: their numbers, in the order in which they are read.
+
+    Raises:
+        RacError: a file is missing, or its hash is not what its index says.
+    """
+    headers = {term.folder: term.header for term in of_calibrations}
+    blocks = list(blocks)
+    hashed = sha256_files(folder / _file_of(block) for block in blocks for folder in headers)
+    for block in blocks:
+        for header in headers.values():
+            try:
+                file, digest = next(hashed)
+            except FileNotFoundError as error:
+                raise RacError(
+                    f"{error.filename} is missing; delete the folder to have it made again"
+                ) from None
+            if digest != header["sha256"].get(file.name):
+                raise RacError(
+                    f"{file} is not the file that its index.json was written for; delete the folder"
+                )
+        yield block
+
+
+def combine(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
     """The calibration's Hessians of one block: group name → float32 [columns, columns].
 
     Args:
         of_calibration: of `terms`.
-        block: its number.
-        whole: files whose hash was found right: they are not read for it again, and others are added.
+        block: its number, of `checked`.
 
     Raises:
-        RacError: a file is missing, or its hash or a shape is not what its index says.
+        RacError: a file is damaged, or a shape is not what its index says.
     """
     combined: dict[str, torch.Tensor] = {}
-    for term, group, hessian in _stored(of_calibration, block, whole):
+    for term, group, hessian in _stored(of_calibration, block):
         hessian *= term.of.weight
         if group in combined:
             combined[group] += hessian
@@ -249,35 +278,27 @@ def combine(
     return combined
 
 
-def combine_absmax(
-    of_calibration: list[Term], block: int, whole: set[Path] | None = None
-) -> dict[str, torch.Tensor]:
+def combine_absmax(of_calibration: list[Term], block: int) -> dict[str, torch.Tensor]:
     """The largest |x| over the calibration's terms of one block: group name → float32 [columns].
 
     A term of no weight does not count. Arguments are those of `combine`.
 
     Raises:
-        RacError: a file is missing, or its hash or a shape is not what its index says.
+        RacError: a file is damaged, or a shape is not what its index says.
     """
     combined: dict[str, torch.Tensor] = {}
     counted = [term for term in of_calibration if term.of.weight]
-    for _, group, absmax in _stored(counted, block, whole, ".absmax"):
+    for _, group, absmax in _stored(counted, block, ".absmax"):
         combined[group] = torch.maximum(combined.get(group, absmax), absmax)
     return combined
 
 
 def _stored(
-    terms: list[Term], block: int, whole: set[Path] | None, suffix: str = ""
+    terms: list[Term], block: int, suffix: str = ""
 ) -> Iterator[tuple[Term, str, torch.Tensor]]:
-    """What the files of the terms hold of the groups of a block, checked: term, group, tensor."""
-    whole = set() if whole is None else whole
+    """What the files of the terms hold of the groups of a block: term, group, tensor."""
     for term in terms:
         file = term.folder / _file_of(block)
-        if file not in whole and _hash(file) != term.header["sha256"].get(file.name):
-            raise RacError(
-                f"{file} is not the file that its index.json was written for; delete the folder"
-            )
-        whole.add(file)
         try:
             with safe_open(file, "pt") as stored:
                 for group in term.header["groups"]:
@@ -291,13 +312,6 @@ def _stored(
                         yield term, group["name"], tensor
         except SafetensorError as error:
             raise RacError(f"{file} is damaged: {error}; delete the folder") from None
-
-
-def _hash(file: Path) -> str:
-    try:
-        return sha256_file(file)
-    except FileNotFoundError:
-        raise RacError(f"{file} is missing; delete the folder to have it made again") from None
 
 
 def _read_index(folder: Path) -> dict:

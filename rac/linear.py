@@ -178,6 +178,14 @@ def decoder_groups(groups: list[dict]) -> list[dict]:
     return [group for group in groups if "tied" not in group]
 
 
+def by_block(groups: list[dict]) -> dict[int, list[dict]]:
+    """The groups of each block, blocks in order."""
+    blocks: dict[int, list[dict]] = {}
+    for group in groups:
+        blocks.setdefault(group["block"], []).append(group)
+    return dict(sorted(blocks.items()))
+
+
 def in_scope(groups: list[dict], scope: Scope) -> list[dict]:
     """The groups of a model with only those layers that `scope` names; groups without any are left out.
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 
-from rac import hessians
+from rac import hessians, linear
 from rac.artifacts import read_json, sha256_file, write_text
 from rac.definitions import Calibration
-from rac.linear import decoder_groups
 from rac.models import checkpoint as checkpoints
 from rac.models import weights
 from rac.provenance import hashes, provenance, write_record
@@ -43,7 +42,7 @@ def write_overlaps(
         RacError: an input is missing, damaged or of another model.
     """
     identity = checkpoints.identity(model)
-    groups = decoder_groups(read_json(model / "model.json")["linear_groups"])
+    groups = linear.decoder_groups(read_json(model / "model.json")["linear_groups"])
     folders = {name: Path(folder) for name, folder in sources.items()}
     terms = {}
     for name, definition in calibrations.items():
@@ -55,10 +54,10 @@ def write_overlaps(
     dense = weights.locate(model)
     located = {name: weights.locate(Path(folder)) for name, folder in checkpoints_of.items()}
     lines, number = [",".join(COLUMNS)], itertools.count()
-    whole: set[Path] = set()  # files that calibrations share
-    for block, of_block in itertools.groupby(groups, key=lambda group: group["block"]):
-        combined = {name: hessians.combine(of_one, block, whole) for name, of_one in terms.items()}
-        for group in of_block:
+    by_block = linear.by_block(groups)
+    for block in hessians.checked(itertools.chain.from_iterable(terms.values()), by_block):
+        combined = {name: hessians.combine(of_one, block) for name, of_one in terms.items()}
+        for group in by_block[block]:
             norms = {
                 name: of_one[group["name"]].diagonal().sqrt() for name, of_one in combined.items()
             }

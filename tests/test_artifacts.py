@@ -328,6 +328,22 @@ def test_files_are_hashed_each_by_its_bytes_in_their_order(tmp_path):
         list(hashed)
 
 
+def test_files_are_hashed_a_few_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "processors", lambda: 2)
+    asked: list[int] = []
+
+    def files():
+        for number in range(9):
+            asked.append(number)
+            (tmp_path / str(number)).touch()
+            yield tmp_path / str(number)
+
+    hashed = artifacts.sha256_files(files())
+    for number in range(9):
+        assert next(hashed)[0].name == str(number)
+        assert asked[-1] == min(number + 2, 8)
+
+
 def test_json_hash_hangs_on_values_and_not_on_the_order_of_keys():
     assert artifacts.sha256_json({"a": 1, "b": "é"}) == artifacts.sha256_json({"b": "é", "a": 1})
     assert artifacts.sha256_json({"a": 1}) != artifacts.sha256_json({"a": 1.5})

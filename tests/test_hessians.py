@@ -82,7 +82,9 @@ def test_same_input_same_bytes(tiny_model, tiny_hessians, write_sequences, tmp_p
 
 def combined(tiny_model, stored, block=1, **calibration):
     terms = hessians.terms(Calibration(**calibration), stored, checkpoint.identity(tiny_model))
-    return hessians.combine([term for of_key in terms.values() for term in of_key], block)
+    flat = [term for of_key in terms.values() for term in of_key]
+    assert list(hessians.checked(flat, [block])) == [block]
+    return hessians.combine(flat, block)
 
 
 def test_sum_of_parts(tiny_model, tiny_hessians):
@@ -144,6 +146,16 @@ def test_another_file_is_refused(tiny_model, copied):
     file.unlink()
     with pytest.raises(RacError, match="layer-001.safetensors is missing"):
         combined(tiny_model, copied, sum={"traces": 1})
+
+
+def test_blocks_before_a_damaged_one_can_be_read(tiny_model, copied):
+    terms = hessians.terms(Calibration(sum={"traces": 1}), copied, checkpoint.identity(tiny_model))
+    (copied["traces"] / "layer-001.safetensors").write_bytes(b"")
+    checked = hessians.checked(terms["traces"], [0, 1])
+    assert next(checked) == 0
+    with pytest.raises(RacError, match="layer-001.safetensors is not the file"):
+        next(checked)
+    assert list(hessians.checked([], [0, 2])) == [0, 2]  # nothing is stored of a variant without
 
 
 def test_another_shape_is_refused(tiny_model, copied):

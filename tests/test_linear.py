@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rac.linear import decoder_groups, groups, in_scope
+from rac.linear import by_block, decoder_groups, groups, in_scope
 from rac.models import weights
 from rac.models.skeleton import skeleton
 from rac.variants import Scope
@@ -153,6 +153,13 @@ def of_blocks(count, names=LLAMA):
         for i in range(count)
         for layers in names
     ]
+
+
+def test_groups_by_block():
+    given = [{"name": name, "block": block} for name, block in (("a", 1), ("b", 0), ("c", 1))]
+    found = by_block(given)
+    assert list(found) == [0, 1]
+    assert [[group["name"] for group in of] for of in found.values()] == [["b"], ["a", "c"]]
 
 
 @pytest.mark.parametrize(
