@@ -192,7 +192,7 @@ def test_a_job_that_starts_runs_and_one_of_a_cluster_that_ended_has_failed(setti
 
 
 @pytest.mark.parametrize(
-    ("log", "benchmark", "name"),
+    ("log", "times", "name"),
     [
         ("m/traces/traces-1", "results/m/benchmarks/traces/traces-1", "m traces traces"),
         ("datasets/d", "results/benchmarks/dataset/d", "dataset d"),
@@ -210,11 +210,11 @@ def test_a_job_that_starts_runs_and_one_of_a_cluster_that_ended_has_failed(setti
         ),
     ],
 )
-def test_what_was_made_and_removed_is_missing_and_has_not_failed(settings, log, benchmark, name):
+def test_what_was_made_and_removed_is_missing_and_has_not_failed(settings, log, times, name):
     make(f"logs/{log}.log", "all is well\n")
     assert states(settings)[name] == ("failed", "all is well")
-    make(f"{benchmark}.tsv", "s\th:m:s\tmax_rss\tcpu_time\n1\t0:00:01\t-\t-\n")
+    make(f"{times}.tsv", "s\th:m:s\tmax_rss\tcpu_time\n1\t0:00:01\t-\t-\n")
     state, said = states(settings)[name]
     assert state == "missing" and "well" not in said
-    age(f"{benchmark}.tsv", 60)  # of an earlier call
+    age(f"{times}.tsv", 60)  # of an earlier call
     assert states(settings)[name] == ("failed", "all is well")
