@@ -74,6 +74,12 @@ def by_name(elements: list[str]) -> list[str] | None:
     return [values[name] for name in names]
 
 
+def of_one_name(elements: list[str]) -> bool:
+    """Whether they are x = 2, x = 3: values of one unknown, which are no point."""
+    named = [_NAMED.fullmatch(element) for element in elements]
+    return len(named) > 1 and len({match and match[1] for match in named}) == 1 and all(named)
+
+
 _SIDES = re.compile(r"(\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>)")
 LETTER = (
     r"(?:[A-Za-df-z]"  # e is a number

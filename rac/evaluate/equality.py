@@ -9,7 +9,16 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from rac.evaluate.brackets import COMMA, LETTER, LISTS, by_name, collection, interval, split_at
+from rac.evaluate.brackets import (
+    COMMA,
+    LETTER,
+    LISTS,
+    by_name,
+    collection,
+    interval,
+    of_one_name,
+    split_at,
+)
 from rac.evaluate.quantities import (
     Quantity,
     clock,
@@ -243,6 +252,8 @@ def _collections(gold: str, answer: str, ask: Ask) -> bool | None:
         kind, left = other, values
     elif (kind, other) == ("()", ",") and (values := by_name(right)):
         other, right = kind, values
+    elif (kind, other) == ("()", ",") and of_one_name(right):
+        return False
     if kind in LISTS and other in LISTS:
         if len(left) != len(right) or len(left) > MANY:
             return None
