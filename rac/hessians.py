@@ -23,7 +23,7 @@ from rac.inputs import Inputs, count_tokens, sum_inputs
 from rac.models import checkpoint
 from rac.models.skeleton import skeleton
 from rac.progress import progress
-from rac.provenance import hashes, is_whole, provenance, write_record
+from rac.provenance import changed, hashes, is_whole, provenance, write_record
 
 # ---- accumulate and store
 
@@ -244,17 +244,15 @@ def checked(of_calibrations: Iterable[Term], blocks: Iterable[int]) -> Iterator[
     blocks = list(blocks)
     hashed = sha256_files(folder / _file_of(block) for block in blocks for folder in headers)
     for block in blocks:
-        for header in headers.values():
+        for folder, header in headers.items():
             try:
                 file, digest = next(hashed)
             except FileNotFoundError as error:
                 raise RacError(
-                    f"{error.filename} is missing; delete the folder to have it made again"
+                    f"{error.filename} is missing; delete {folder} to have it made again"
                 ) from None
             if digest != header["sha256"].get(file.name):
-                raise RacError(
-                    f"{file} is not the file that its index.json was written for; delete the folder"
-                )
+                raise RacError(changed(file, folder / "index.json", folder))
         yield block
 
 

@@ -112,11 +112,22 @@ def checked_sha256(file: Path) -> str:
         return digest
     made = read_record(record)
     if record != file and made.get("sha256", {}).get(file.name) != digest:
-        raise RacError(
-            f"{file} is not the file that its {record.name} was written for; delete it to have it "
-            "made again"
-        )
+        raise RacError(changed(file, record, file))
     return digest
+
+
+def changed(file: Path, record: Path, unit: Path) -> str:
+    """What is said of a file that is not what its record has the hash of.
+
+    Args:
+        file: which.
+        record: of its hash.
+        unit: what a rule makes at once: the file alone, or the folder it is in.
+    """
+    return (
+        f"{file} is not the file that its {record.name} was written for; "
+        f"delete {unit} to have it made again"
+    )
 
 
 def _record_of(file: Path) -> Path | None:

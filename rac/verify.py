@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rac.artifacts import read_json, sha256_files
 from rac.errors import RacError
-from rac.provenance import RECORD, WHOLE, is_whole
+from rac.provenance import RECORD, WHOLE, changed, is_whole
 
 FOLDERS = ("resources", "results")
 # What a stage makes: each such file is a record, or one names it.
@@ -95,8 +95,5 @@ def _differs(file: Path, record: Path, expected: str, digest: str | None) -> str
     if digest is None:
         return f"{file} is missing; delete {gone} to have it made again"
     if digest != expected:
-        return (
-            f"{file} is not the file that its {record.name} was written for; "
-            f"delete {gone} to have it made again"
-        )
+        return changed(file, record, gone)
     return None

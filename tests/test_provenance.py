@@ -100,7 +100,7 @@ def test_a_file_is_the_one_that_its_record_names(name, record, tmp_path):
         with pytest.raises(RacError) as error:
             checked_sha256(file)
         assert str(error.value) == (
-            f"{file} is not the file that its {record} was written for; delete it to have it made again"
+            f"{file} is not the file that its {record} was written for; delete {file} to have it made again"
         )
     write_record(beside, {"rows": 1})  # names no file
     with pytest.raises(RacError, match=f"that its {re.escape(record)} was written for"):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rac.artifacts import read_json, sha256_files
 from rac.errors import RacError, one_line
-from rac.provenance import is_whole
+from rac.provenance import changed, is_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -118,10 +118,7 @@ def check(folder: Path, with_weights: bool = True) -> None:
             raise RacError(f"{file} is missing; delete {folder} to have it made again")
     for file, digest in sha256_files(files):
         if digest != expected.get(file.name):
-            raise RacError(
-                f"{file} is not the file that its {record.name} was written for; "
-                f"delete {folder} to have it made again"
-            )
+            raise RacError(changed(file, record, folder))
 
 
 def load_model(folder: Path, dtype: str) -> "PreTrainedModel":
