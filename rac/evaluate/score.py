@@ -87,6 +87,7 @@ def _sampled(
     for sample, answers in enumerate(_by_sample(generations, asked, evaluation.samples, file)):
         found, aggregate = replay(task, sampled(asked, answers), set(asked))
         aggregates.append(aggregate)
+        boxed = all(_is_boxed(metrics) for _, metrics in found.values())
         right = _right_when_cut(task, asked, answers, smaller(evaluation.max_new_tokens), metric)
         for doc_id, (problem, metrics) in found.items():
             correct, reason, more = _verdict(problem, metrics, task.config.task, metric)
@@ -103,8 +104,8 @@ def _sampled(
                     "finished": stopped and not thought,
                     "tokens": answer["tokens"],
                     "looping": is_looping(answer["token_ids"]),
-                    "answer": None if said is None else _vote(said),
                     "right_when_cut_at": right[doc_id],
+                    **({"answer": None if said is None else _vote(said)} if boxed else {}),
                     **more,
                 }
             )
@@ -166,6 +167,11 @@ def _likelihoods(
             row |= {"loss": -answer["log_likelihood"], "tokens_scored": answer["tokens"]}
         rows.append(row)
     return rows, [aggregate]
+
+
+def _is_boxed(metrics: dict) -> bool:
+    """Whether a task looks for answers in a box: those of ours that run no program."""
+    return "reason" in metrics and "sandbox" not in metrics
 
 
 def _vote(said: str) -> str | None:
@@ -246,7 +252,9 @@ def summarise(rows: list[dict], cap: int) -> dict:
         summary |= _majority(rows)
     reasons = Counter(row["reason"] for row in rows).most_common()
     return summary | {
-        "budgets": [_at_budget(rows, budget, cap) for budget in (*smaller(cap), cap)],
+        "budgets": [
+            _at_budget(rows, budget, cap) for budget in dict.fromkeys((*smaller(cap), cap))
+        ],
         "reasons": dict(reasons),
     }
 

@@ -204,7 +204,8 @@ def detectable(each: Sequence[float], samples: int) -> float:
     """The difference of shares that a 5 % test finds in 80 % of tables: (quantile + z(0.8)) · se.
 
     Error and quantile are those of `paired_difference`: the error is not 0 where all problems differ alike,
-    and so no difference is called detectable however small it is. NaN of one problem.
+    and so no difference is called detectable however small it is. NaN of one problem, and where not even
+    the largest difference would be found.
 
     Args:
         each: one difference a problem.
@@ -212,7 +213,8 @@ def detectable(each: Sequence[float], samples: int) -> float:
     """
     if len(each) < 2:
         return math.nan
-    return (_quantile(len(each), samples) + POWER) * _padded_se(each, samples)
+    found = (_quantile(len(each), samples) + POWER) * _padded_se(each, samples)
+    return found if found <= 1 else math.nan
 
 
 def majority(
@@ -248,13 +250,10 @@ def majority(
 def votes(rows: list[dict]) -> dict[Hashable, float] | None:
     """maj@k of each problem of scores.jsonl; None with one sample of each, or where none can vote.
 
-    None can where answers are not boxed: programs, most tasks of lm-eval.
+    None can where the task wants no box: programs, tasks of lm-eval.
     """
     problems = [row["doc_id"] for row in rows]
-    if fewest_samples(problems) < 2:
+    if fewest_samples(problems) < 2 or not all("answer" in row for row in rows):
         return None
     correct, answers = [row["correct"] for row in rows], [row["answer"] for row in rows]
-    silent = [answer is None for answer in answers]
-    if all(silent) or any(right and none for right, none in zip(correct, silent, strict=True)):
-        return None
     return majority(correct, answers, problems)

@@ -43,6 +43,8 @@ def comparisons(cells: list[dict], scores: dict[str, list[dict]]) -> list[dict[s
         RacError: two that are compared are not over the same problems or sequences.
     """
     dense = {(cell["model"], cell["eval"]): cell for cell in cells if cell["dense"]}
+    # Of a cell that is not evaluated only losses are compared, which every dense cell of the model has.
+    dense |= {(model, None): cell for (model, _), cell in reversed(dense.items())}
     shared: dict[tuple, list[dict]] = {}
     for cell in cells:
         if not cell["dense"]:

@@ -9,6 +9,8 @@ from rac.report.drawing import Drawn
 from rac.report.gallery import said
 from rac.report.style import Style, spoken
 
+UNDEFINED = "undefined (of fewer than four problems, or one of the two is constant)"
+
 
 def of_model(
     rows: pd.DataFrame,
@@ -290,7 +292,7 @@ def of_tokens(tokens: list[dict], gains: pd.DataFrame, styles: dict[str, Style])
             f"What {subjects} gains over other calibrations, at the variant that is shown closely, in thirds "
             "of each eval’s problems: those of which the dense model wrote least for what it read, to "
             "those of which it wrote most. 95 % intervals over problems. Spearman’s correlation of ratio and "
-            f"gain over all problems: {correlations or 'undefined, as one of the two is constant'}.",
+            f"gain over all problems: {correlations or UNDEFINED}.",
             " ".join(
                 f"{model}, {name}, {subject} over {calibration}: "
                 + ", ".join(spoken(gain, True) for gain in line["difference"])

@@ -64,7 +64,9 @@ def distribution(frame: pd.DataFrame, style: dict[str, Style]) -> Picture:
                 continue
             shares = np.arange(1, len(ended) + 1) / len(group)
             axes.step(ended, shares, where="post", color=colour, linewidth=1.6)
-            marks = [i for q in QUANTILES if (i := int(np.ceil(q * len(group))) - 1) < len(ended)]
+            reached = [i for q in QUANTILES if (i := int(np.ceil(q * len(group))) - 1) < len(ended)]
+            # The last of as many tokens: all of them have ended by then.
+            marks = sorted({int(np.searchsorted(ended, ended[i], "right")) - 1 for i in reached})
             said = [
                 f"{name}: {spoken(shares[i], True)} ended within {ended[i]:,.0f} tokens"
                 for i in marks

@@ -1,5 +1,6 @@
 """Why: where compression hurts, by layer and by token, and how alike calibrations choose."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -138,12 +139,16 @@ def ratios(frame: pd.DataFrame, baseline: str, subject: str) -> pd.DataFrame:
 def median_ratio(frame: pd.DataFrame) -> tuple[float, float, float]:
     """The median ratio over tokens and its 95 % interval, from `RESAMPLES` bootstrap draws of problems.
 
+    One problem has no interval (NaN).
+
     Args:
         frame: of `ratios`, of some positions.
     """
     ordered = frame.sort_values("ratio")
     problem, _ = pd.factorize(ordered["sequence"])
     count, numbers = problem.max() + 1, ordered["ratio"].to_numpy()
+    if count < 2:
+        return float(np.median(numbers)), math.nan, math.nan
     draws = np.random.default_rng(0).multinomial(count, [1 / count] * count, RESAMPLES)
     medians = []
     for times in draws:

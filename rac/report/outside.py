@@ -71,12 +71,17 @@ def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) 
     shares = mixed.set_index("calibration")["text_share"].drop([ends[0.0], ends[1.0]])
     lost = -text.drop_duplicates("baseline").set_index("baseline")[["difference", "low", "high"]]
     lost = lost.rename(columns={"low": "high", "high": "low"})
-    known = [name for name in shares.index if name in lost.index]
+    known = [
+        name for name in shares.index if name in lost.index and name in set(accuracy["baseline"])
+    ]
+    if not known:
+        return ""
+    count = f"{len(known)} mixture{'s' if len(known) > 1 else ''}"
     worse = set(accuracy.loc[accuracy["low"] > 0, "baseline"])
-    strong = [name for name in known if name in set(accuracy["baseline"]) - worse]
+    strong = [name for name in known if name not in worse]
     both = [name for name in strong if not lost.loc[name, "low"] > 0]
     if not strong:
-        return f"None of {len(known)} mixtures does: accuracy with each is below that with {ends[0.0]}."
+        return f"None of {count} does: accuracy with each is below that with {ends[0.0]}."
     found = both or [min(strong, key=lambda name: lost.loc[name, "difference"])]
     said = []
     for name in found:
@@ -92,12 +97,12 @@ def keeps_both(mixed: pd.DataFrame, text: pd.DataFrame, accuracy: pd.DataFrame) 
         )
     if both:
         sentence = (
-            f"Of {len(known)} mixtures these are not shown to be below {ends[0.0]} in accuracy, nor above "
+            f"Of {count} these are not shown to be below {ends[0.0]} in accuracy, nor above "
             f"{ends[1.0]} in loss on text: {'; '.join(said)}. What is not shown may still be there."
         )
     else:
         sentence = (
-            f"None of {len(known)} mixtures does: of those not shown to be below {ends[0.0]} in accuracy "
+            f"None of {count} does: of those not shown to be below {ends[0.0]} in accuracy "
             f"the one nearest to {ends[1.0]} in loss on text is still above it, {said[0]}."
         )
     return re.sub(r"(?<=[ \[])-(?=\d)", "−", sentence)

@@ -258,15 +258,14 @@ def _nats(column: str, value: float, se: float | None, texts: int) -> dict[str, 
 
 
 def _beside_paper(theirs: float | None, metrics: dict) -> dict[str, float]:
-    """How far our accuracy is above the paper's: the interval is of ours alone."""
+    """How far our accuracy, with the ends of its interval, is above the paper's."""
     if theirs is None:
         return {}
-    difference, se = metrics["accuracy"] - theirs, metrics["accuracy_se"]
-    reach = math.nan if se is None else half_width(se, metrics["problems"])
+    ends = _interval("accuracy", metrics, metrics["problems"])
     return {
-        "paper_difference": difference,
-        "paper_difference_low": difference - reach,
-        "paper_difference_high": difference + reach,
+        "paper_difference": metrics["accuracy"] - theirs,
+        "paper_difference_low": ends["accuracy_low"] - theirs,
+        "paper_difference_high": ends["accuracy_high"] - theirs,
     }
 
 

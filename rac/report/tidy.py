@@ -26,6 +26,7 @@ TEXT = (
     "code_version",
 )
 SHARES = ("finished", "looping")
+APART = ("loss_", "kl_", "layer_error")  # columns of a cell, whatever becomes of its eval
 HELDOUT = ("thoughts", "text")
 PAIR = ["model", "variant", "eval", "calibration", "baseline"]
 CELL = ["calibration", "variant", "solver", "pattern", "sparsity_asked"]
@@ -57,7 +58,8 @@ def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 
     Returns:
         Columns of the cell, `value`, `{value}_low`, `{value}_high` (NaN without a standard error); all
-        three NaN where the cell is missing. A solved problem costs infinitely many tokens where none was.
+        three NaN where the cell is missing and `value` is one of an eval. A solved problem costs
+        infinitely many tokens where none was.
     """
     column = "finished" if value == "unfinished" else value
     numbers, ends = rows[column].astype(float), intervals(rows, column)
@@ -72,7 +74,8 @@ def measured(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     frame = rows[CELL].assign(
         **{value: numbers, f"{value}_low": ends["low"], f"{value}_high": ends["high"]}
     )
-    return frame[frame[value].notna() | absent(rows)].reset_index(drop=True)
+    missing = absent(rows) & (not value.startswith(APART))
+    return frame[frame[value].notna() | missing].reset_index(drop=True)
 
 
 def intervals(rows: pd.DataFrame, column: str) -> pd.DataFrame:

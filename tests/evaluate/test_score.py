@@ -150,25 +150,28 @@ def test_every_sample_has_its_verdict_and_the_metrics_follow(
 @pytest.mark.parametrize(
     ("answers", "share"),
     [
-        ([None, None, None, None], None),  # programs
-        ([None, "7", None, None], None),  # one of them has a box in it
+        ([None, None, None, None], 0.0),  # a ruined model, which boxes nothing
+        (["8", None, None, None], 0.0),
         (["7", "7", "8", None], 1.0),
         (["7", "8", "9", "9"], 0.0),
     ],
 )
 def test_a_majority_is_of_those_whose_answers_can_be_compared(answers, share):
     rows = [
-        {
-            "doc_id": 0,
-            "correct": i == 0 or answer == "7",
-            "finished": True,
-            "looping": False,
-            "tokens": 9,
-        }
+        {"doc_id": 0, "correct": answer == "7", "finished": True, "looping": False, "tokens": 9}
         | {"answer": answer, "reason": "", "right_when_cut_at": []}
-        for i, answer in enumerate(answers)
+        for answer in answers
     ]
     assert summarise(rows, 100)["majority"] == share
+    for row in rows:  # of a task that wants no box
+        del row["answer"]
+    assert summarise(rows, 100)["majority"] is None
+
+
+def test_budgets_of_a_few_tokens_are_there_once():
+    row = {"doc_id": 0, "correct": True, "finished": True, "looping": False, "tokens": 2}
+    rows = [row | {"answer": "7", "reason": "", "right_when_cut_at": []}]
+    assert [of["budget"] for of in summarise(rows, 4)["budgets"]] == [1, 2, 4]
 
 
 def test_one_sample_of_one_problem_has_no_standard_error(bench, tmp_path, checkpoint):

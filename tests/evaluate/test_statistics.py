@@ -287,6 +287,7 @@ def test_equals_do_not_make_every_difference_detectable():
     assert detectable([0] * 100, 1) == pytest.approx((1.959964 + 0.841621) / 102)
     assert detectable([0] * 400, 1) < 0.3 * detectable([0] * 100, 1)
     assert math.isnan(detectable([1], 1))
+    assert math.isnan(detectable([0.5, -0.5], 4))  # no difference of shares is above 1
 
 
 def test_the_majority_decides_and_ties_are_drawn():

@@ -34,6 +34,13 @@ def test_a_curve_ends_where_samples_did_not():
     assert "dense (none ended)" in picture.figure.axes[0].get_legend_handles_labels()[1]
 
 
+def test_all_that_ended_within_as_many_tokens_are_counted():
+    frame = pd.DataFrame({"calibration": "rac", "variant": "s", "tokens": [50] * 9 + [60]})
+    picture = lengths.distribution(frame.assign(finished=True), STYLE)
+    said = [text for texts in picture.tips.values() for text in texts]
+    assert said == ["rac: 90.0 % ended within 50 tokens"]
+
+
 def test_budgets_are_drawn_with_their_intervals():
     frame = pd.DataFrame({"calibration": ["rac"] * 2, "variant": ["s"] * 2, "budget": [8, 16]})
     frame = frame.assign(accuracy=[0.0, 0.5], accuracy_low=[0.0, 0.3], accuracy_high=[0.1, 0.7])

@@ -70,4 +70,4 @@ def test_the_median_ratios_interval_is_the_bootstraps_over_problems():
     ]
     assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), rel=0.06)
     one = mechanism.median_ratio(pd.DataFrame({"sequence": 0, "ratio": [1.0, 2.0, 4.0]}))
-    assert one == (2, 2, 2)
+    assert one[0] == 2 and np.isnan(one[1:]).all()

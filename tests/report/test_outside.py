@@ -61,7 +61,7 @@ def answer(accuracy, text):
     rows = [
         {"calibration": "rac", "baseline": name, "eval": "sums", "difference": (low + high) / 2}
         | {"low": low, "high": high}
-        for name, (low, high) in zip(names, accuracy, strict=True)
+        for name, (low, high) in zip(names, accuracy, strict=False)
     ]
     lost = [
         ("c4", name, -(low + high) / 2, -high, -low)
@@ -101,6 +101,12 @@ OPEN, UP = (-0.02, 0.06), (0.03, 0.09)
 )
 def test_whether_a_mixture_keeps_both_follows_the_intervals(accuracy, text, said):
     assert answer(accuracy, text) == said
+
+
+def test_a_mixture_that_was_not_evaluated_is_not_counted():
+    said = answer((UP,), (OPEN, OPEN))
+    assert said == "None of 1 mixture does: accuracy with each is below that with rac."
+    assert answer((), (OPEN, OPEN)) == ""
 
 
 def test_without_an_end_nothing_is_said_of_mixtures():

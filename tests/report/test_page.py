@@ -112,7 +112,10 @@ def test_captions_say_what_the_figures_alone_do_not(page):
         "8 [8, 8] on thoughts (rac is better at 100.0 % of 60) and 1 [1, 1] on prompts (rac is better at "
         "0.0 % of 30)"
     ) in words
-    assert "over all problems: undefined, as one of the two is constant." in words
+    assert (
+        "over all problems: undefined (of fewer than four problems, or one of the two is constant)."
+        in words
+    )
 
 
 def test_what_models_wrote_stays_text(page):
@@ -301,7 +304,7 @@ def test_a_mixture_is_judged_by_its_losses(made, tmp_path):
     cells += [made.cell(one, "half", [1] * 9, errors=(0.1, 0.2)) for one in ("c4", "mix", "rac")]
     run = made.run(tmp_path, cells)
     words = read_page(made.page(run, tmp_path, config=made.mixed)).words()
-    assert "Of 1 mixtures these are not shown to be below rac in accuracy" in words
+    assert "Of 1 mixture these are not shown to be below rac in accuracy" in words
     assert "loss on text +0.000 nats a token [0.000, 0.000]" in words
 
 

@@ -172,7 +172,9 @@ def test_what_the_paper_printed_stands_beside_ours(run, tmp_path, monkeypatch):
     rows = {(row["calibration"], row["variant"]): row for row in table(summary)}
     rac = rows["rac", "half"]
     assert (rac["paper_accuracy"], rac["paper_difference"]) == ("0.5", "0.25")
-    assert float(rac["paper_difference_low"]) == pytest.approx(0.25 - T3 * 0.25)
+    for end in ("low", "high"):
+        ours = float(rac[f"accuracy_{end}"])
+        assert float(rac[f"paper_difference_{end}"]) == pytest.approx(ours - 0.5)
     assert rows["c4", "half"]["paper_minutes"] == "135.0"
     assert rows["none", "dense"]["paper_tokens_per_second"] == "1426.0"
     for column in ("paper_accuracy", "paper_minutes", "paper_tokens_per_second"):
@@ -232,6 +234,22 @@ def test_cells_are_compared_in_pairs_dense_first(run, tmp_path):
     summary = table(tmp_path / "results/summary.csv")
     for key in ("", "_se", "_low", "_high"):
         assert summary[3][f"accuracy_difference{key}"] == rows[2][key[1:] or "difference"]
+
+
+def test_a_cell_that_is_not_evaluated_has_its_losses_compared_with_the_dense_ones(made, tmp_path):
+    cells = [
+        made.dense([1, 1], errors=(0, 0), losses=(1.0, 2.0)),
+        made.cell("rac", "half", [1, 0], errors=(0.1, 0.1), losses=(1.5, 3.0)),
+        made.cell("rac", "most", [1, 1], errors=(0.1, 0.1), losses=(1.25, 4.0)),
+    ]
+    run = made.run(tmp_path, cells)
+    run["cells"][2] |= {"eval": None, "metrics": None, "scores": None, "generation": None}
+    rows = table(summarized(run, tmp_path).with_name("comparisons.csv"))
+    assert [(row["variant"], row["baseline"], row["difference"]) for row in rows] == [
+        ("half", "dense", "-0.5"),
+        ("most", "dense", ""),
+    ]
+    assert float(rows[1]["loss_text_difference"]) == pytest.approx(2)
 
 
 def test_losses_are_compared_over_the_same_sequences(made, tmp_path):

@@ -216,6 +216,8 @@ def test_a_cell_that_was_to_be_evaluated_and_is_not_is_missing():
     frame = CELLS[:3].assign(eval=["sums", "sums", ""], accuracy=[0.5, None, None])
     assert tidy.absent(frame).tolist() == [False, True, False]
     assert len(tidy.measured(frame, "accuracy")) == 2
+    frame = frame.assign(loss_text=[3.0, None, 2.0])  # of a cell, whatever becomes of its eval
+    assert tidy.measured(frame, "loss_text")["loss_text"].tolist() == [3, 2]
 
 
 def test_a_solved_problem_costs_infinitely_much_where_none_was():
