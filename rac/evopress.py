@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from rac import divergences
+from rac.errors import RacError
 from rac.owl import exact_share
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def divergence(
         names: of the layers, in the order of an assignment.
         solution: the weight [out, in] of a layer at a level.
         traces: the samples, token ids and prompt lengths, each with a decode token.
+
+    Raises:
+        RacError: the model's logits are not its output embedding's outputs.
     """
     head = network.get_output_embeddings()
     dense, present = head.weight.detach(), dict.fromkeys(names)  # detached, it stays as it is
@@ -174,6 +178,14 @@ def divergence(
         return states[max(traces[i].prompt_length, 1) - 1 :]
 
     wanted = [hidden(i) for i in range(len(traces))]
+    ids = traces[0].token_ids[None, :-1].to(network.device)
+    said = network(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+    ours = head(wanted[0][-1]).float()
+    if not torch.allclose(ours, said, rtol=0, atol=0.02 * float(said.abs().max())):
+        raise RacError(
+            f"allocation.method evopress: {type(network).__name__} changes its logits behind its output "
+            "embedding (a scale or a cap), which the search leaves out: take method owl"
+        )
 
     @torch.no_grad()
     def fitness(assignment: Assignment, samples: tuple[int, ...]) -> float:

@@ -22,7 +22,7 @@ def groups(model: "PreTrainedModel") -> list[dict]:
 
     Sharing is seen, not guessed from names: one short sequence is run, and layers of a block that
     are given the very same tensor belong together, so that one Hessian serves them all. Only
-    `nn.Linear` counts. Blocks without weights, of `rac.models.skeleton`, do as well.
+    `nn.Linear` counts, and no class made of it. Blocks without weights, of `rac.models.skeleton`, do as well.
 
     Returns:
         {"block": its number, "name": of the first layer, "layers": names, "columns": of the input,
@@ -39,7 +39,7 @@ def groups(model: "PreTrainedModel") -> list[dict]:
         layer: i
         for i, block in enumerate(blocks)
         for layer in block.modules()
-        if isinstance(layer, nn.Linear)
+        if type(layer) is nn.Linear  # what quantized checkpoints know by its name
     }
     inputs: dict[nn.Module, torch.Tensor] = {}  # keeps them, so that no two share an identity
     normed: dict[nn.Module, torch.Tensor] = {}

@@ -45,7 +45,7 @@ def select(
         if asked.difficulty is not None:
             of_problem = by_problem[row["id"]]
             easiest, hardest = asked.difficulty
-            fits &= easiest <= 1 - sum(of_problem) / len(of_problem) <= hardest
+            fits &= easiest <= of_problem.count(False) / len(of_problem) <= hardest
         return fits
 
     chosen = [traces[i] for i in range(len(traces)) if wanted(i)]

@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac import divergences, evopress
+from rac.errors import RacError
 from rac.models import checkpoint, weights
 from rac.sources import Sequence
 
@@ -149,6 +151,16 @@ def test_the_fitness_is_the_divergence_of_the_models(tiny_model, monkeypatch):
             rel=1e-3,
             abs=1e-6,
         )
+
+
+def test_logits_that_are_scaled_behind_the_head_are_refused():
+    settings = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "pad_token_id": 0}
+    settings |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model("granite", logits_scaling=8.0, **settings)
+    network = AutoModelForCausalLM.from_config(config).eval()
+    traces = [Sequence(torch.arange(3, 20), 4)]
+    with pytest.raises(RacError, match="GraniteForCausalLM changes its logits"):
+        evopress.divergence(network, [], None, traces)
 
 
 @torch.no_grad()

@@ -140,6 +140,12 @@ def test_a_model_without_linear_layers_is_refused():
         groups(model)
 
 
+def test_layers_that_quantized_checkpoints_do_not_know_by_their_name_are_refused():
+    model = random_model("falcon", **SMALL | {"new_decoder_architecture": True})
+    with pytest.raises(ValueError, match="FalconForCausalLM has no nn.Linear"):
+        groups(model)
+
+
 def test_a_model_without_decoder_blocks_is_refused():
     model = random_model("llama", **GROUPED)
     model.model.layers = torch.nn.ModuleList()

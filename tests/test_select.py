@@ -41,5 +41,14 @@ def test_what_is_chosen(asked, expected):
     assert [row["n"] for row in chosen] == expected
 
 
+@pytest.mark.parametrize(("wrong", "count"), [(1, 10), (3, 10), (1, 5), (4, 5), (1, 3)])
+def test_a_problem_on_the_bound_is_taken(wrong, count):
+    right = TRACES[0]
+    traces = [right | {"said": "</think>\\boxed{7}"}] * wrong + [right] * (count - wrong)
+    for bounds in ((wrong / count, 1), (0, wrong / count)):
+        chosen = select(traces, Select(difficulty=bounds), ANSWERS, lambda row: row["said"])
+        assert len(chosen) == count
+
+
 def test_answers_are_looked_at_only_if_they_count():
     assert select(TRACES, Select(finished=True), {}, None)

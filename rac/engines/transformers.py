@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -209,9 +209,15 @@ def load(checkpoint: Path, dtype: str) -> PreTrainedModel:
     """The model in `checkpoint`, set up for `generate`.
 
     Raises:
-        RacError: it cannot be loaded.
+        RacError: it cannot be loaded, or has another cache than one of keys and values.
     """
     model = checkpoints.load_model(checkpoint, dtype)
+    for layer in DynamicCache(config=model.config).layers:
+        if not isinstance(layer, DynamicLayer):
+            raise RacError(
+                f"{checkpoint}: its blocks keep other states than keys and values ({type(layer).__name__}): "
+                "engine transformers cannot sample from it, engine: vllm may"
+            )
     model.set_attn_implementation("grouped_sdpa")
     return model
 

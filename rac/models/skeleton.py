@@ -67,13 +67,15 @@ def decoder_blocks(network: "PreTrainedModel") -> nn.ModuleList:
     """The outermost list of as many modules as the configuration has layers.
 
     Raises:
-        ValueError: there is none, or its blocks hold experts.
+        ValueError: there is none, its blocks hold experts, or cannot be run one by one and in batches.
     """
     count = getattr(network.config.get_text_config(), "num_hidden_layers", None)
-    for module in network.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            _refuse_experts(module)
-            return module
+    for parent in network.base_model.modules():
+        for module in parent.children():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                _refuse_experts(module)
+                _refuse_ties(network, parent, module)
+                return module
     raise ValueError(f"{type(network).__name__} has no list of {count} decoder blocks")
 
 
@@ -92,6 +94,34 @@ def _refuse_experts(blocks: nn.ModuleList) -> None:
                     f"its decoder blocks hold experts ({name}.{leaf}): a mixture of experts is refused, "
                     "as a Hessian over the few tokens that an expert gets would mislead"
                 )
+
+
+def _refuse_ties(network: "PreTrainedModel", decoder: nn.Module, blocks: nn.ModuleList) -> None:
+    """Refuse what a block gets from elsewhere than the block before it, or from other sequences.
+
+    Raises:
+        ValueError: there is some.
+    """
+    config = network.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {str(of.get("rope_type")) for of in (rope, *rope.values()) if isinstance(of, dict)}
+    for kind in sorted(kinds & {"dynamic", "longrope"}):
+        raise ValueError(
+            f"its positions are scaled by the longest sequence of a batch (rope_type {kind}): refused, as "
+            "results would hang on what is run together"
+        )
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise ValueError(
+            "its last decoder blocks use keys and values of others (num_kv_shared_layers): refused, as "
+            "blocks are run one by one"
+        )
+    inside = set(blocks.modules())
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.Linear) and module not in inside:
+            raise ValueError(
+                f"it has a linear layer beside its decoder blocks ({name}): refused, as embeddings go "
+                "straight into the first block and out of the last into the head"
+            )
 
 
 def output_embedding(network: "PreTrainedModel") -> nn.Linear | None:

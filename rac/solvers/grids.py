@@ -111,8 +111,14 @@ def _size(weight: torch.Tensor, grid: Grid) -> int:
     return size
 
 
+def _least(dtype: torch.dtype) -> float:
+    """The least scale: of float16, which has few exponents, the least number below the normal ones."""
+    normal = torch.finfo(dtype).tiny
+    return normal * torch.finfo(dtype).eps if dtype == torch.float16 else normal
+
+
 def _representable(scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    rounded = scales.to(dtype).clamp_(min=torch.finfo(dtype).tiny)
+    rounded = scales.to(dtype).clamp_(min=_least(dtype))
     if not rounded.isfinite().all():
         raise ValueError(f"a scale of {scales.max():.3g} does not fit in {dtype}")
     return rounded

@@ -7,6 +7,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rac.artifacts import write_json
 from rac.definitions import Sampling
@@ -339,6 +340,21 @@ def test_a_chunk_that_memory_is_short_for_is_generated_in_halves(tiny_model, mon
     limit = 0
     with pytest.raises(RacError, match="memory is short for a single sample"):
         list(run(PROMPTS, SEEDS, lambda tokens: None))
+
+
+def test_a_model_that_keeps_other_states_than_keys_and_values_is_one_line(tmp_path, monkeypatch):
+    heads = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+    heads |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "num_attention_heads": 4}
+    config = AutoConfig.for_model(
+        "qwen3_5_text",
+        **{"vocab_size": 768, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
+        **{"num_key_value_heads": 2, "head_dim": 8, **heads},
+        layer_types=["linear_attention", "full_attention"],
+    )
+    hybrid = AutoModelForCausalLM.from_config(config).eval()
+    monkeypatch.setattr(engine.checkpoints, "load_model", lambda checkpoint, dtype: hybrid)
+    with pytest.raises(RacError, match=r"other states .*LinearAttentionLayer.*engine: vllm may"):
+        engine.load(tmp_path, "float32")
 
 
 @pytest.fixture(scope="module")

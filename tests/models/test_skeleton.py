@@ -56,8 +56,9 @@ ROPES = {
     | LLAMA3,
     "yarn": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
     "linear": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
-    "dynamic": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
 }
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16}
 
 
 @pytest.mark.parametrize("rope", ROPES)
@@ -139,6 +140,38 @@ def test_an_unknown_architecture_is_one_line(folder):
         RacError, match="config.json: transformers cannot build this model: .*unheard_of"
     ):
         skeleton.skeleton(folder, "float32")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("llama", {"rope_parameters": DYNAMIC}, "rope_type dynamic"),
+        (
+            "phi3",
+            {"rope_parameters": LONG | {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}}
+            | {"original_max_position_embeddings": 16, "pad_token_id": 0},
+            "rope_type longrope",
+        ),
+        (
+            "gemma4_text",
+            {"num_kv_shared_layers": 1, "hidden_size_per_layer_input": 0, "global_head_dim": 8}
+            | {"layer_types": ["sliding_attention", "full_attention"], "head_dim": 8},
+            "num_kv_shared_layers",
+        ),
+        (
+            "opt",
+            {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+            r"\(project_out\)",
+        ),
+    ],
+)
+def test_blocks_that_hang_on_more_than_the_one_before_are_refused(tmp_path, kind, settings, said):
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | settings))
+    network.save_pretrained(tmp_path)
+    for refused in (lambda: skeleton.skeleton(tmp_path, "float32"), lambda: groups(network)):
+        with pytest.raises(ValueError, match=f"{said}.*: refused") as error:
+            refused()
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral"])
