@@ -7,6 +7,7 @@ that something outside the code is to be put right.
 import gc
 import os
 import re
+import shlex
 import sys
 from functools import partial, reduce
 from pathlib import Path
@@ -497,6 +498,11 @@ def verify(
             print(finding.wrong, flush=True)
     print(f"{seen} files compared, {len(wrong)} of them damaged or missing")
     if wrong:
+        units = shlex.join(sorted({os.path.relpath(finding.unit, folder) for finding in wrong}))
+        print(
+            f"A finished run does not miss what is deleted. In {folder.resolve()}, this makes it again:"
+        )
+        print(f"    rm -rf {units}; snakemake --cores {os.cpu_count()} {units}")
         sys.exit(1)
 
 

@@ -233,15 +233,40 @@ def _calibrated_on(
     return seen
 
 
+def _share_rows(config: Config, one: str, other: str) -> bool:
+    """Whether two datasets take their rows from one place, and neither leaves out the other's."""
+    if one == other:
+        return True
+    first, second = config.datasets[one], config.datasets[other]
+    if other in first.without or one in second.without:
+        return False
+
+    def place(of: Dataset) -> tuple:
+        seed = of.seed if of.embedded == "word-problems" else None  # which are made by it
+        path = of.path and of.path.resolve()
+        return (
+            of.embedded,
+            of.split,
+            seed,
+            path,
+            of.hub,
+            frozenset(of.files or ()),
+            of.livecodebench,
+        )
+
+    return place(first) == place(second)
+
+
 def _check_apart(config: Config, name: str, entry: str, seen: dict[str, tuple[str, str]]) -> None:
     """What an eval asks must not be what its cells are calibrated on."""
     dataset = config.evals[entry].dataset
-    if dataset in seen:
-        raise ValueError(
-            f"runs.{name}: eval '{entry}' asks dataset '{dataset}', which source "
-            f"'{seen[dataset][1]}' calibrates on"
-        )
     for other in sorted(seen):
+        if _share_rows(config, dataset, other):
+            rows = "" if other == dataset else f", with the rows of dataset '{other}'"
+            raise ValueError(
+                f"runs.{name}: eval '{entry}' asks dataset '{dataset}'{rows}, which source "
+                f"'{seen[other][1]}' calibrates on"
+            )
         of = config.datasets[other]
         apart = of.kind == "documents" or of.embedded or dataset in of.without
         if not apart:
@@ -262,12 +287,12 @@ def _check_held_out(
             _check_apart(config, name, entry, of_block)
         seen |= of_block
     for held in (run.heldout.thoughts, run.heldout.text) if run.heldout else ():
-        if config.sources[held].dataset in seen:
-            who, source = seen[config.sources[held].dataset]
-            raise ValueError(
-                f"runs.{name}.heldout: {who} uses source '{source}' or its "
-                "dataset, which are to be held out"
-            )
+        for dataset, (who, source) in sorted(seen.items()):
+            if _share_rows(config, config.sources[held].dataset, dataset):
+                raise ValueError(
+                    f"runs.{name}.heldout: {who} uses source '{source}', whose rows are those of "
+                    f"'{held}', which are to be held out"
+                )
 
 
 def _model_at(location: tuple[str | int, ...]) -> type[BaseModel] | None:

@@ -77,17 +77,21 @@ def is_whole(record: dict) -> bool:
     return sha256_json(rest) == record.get(RECORD)
 
 
-def read_record(path: Path) -> dict:
+def read_record(path: Path, of: Path | None = None) -> dict:
     """Read what `write_record` wrote.
+
+    Args:
+        path: the record.
+        of: the file that it is of, where that is another one.
 
     Raises:
         RacError: missing, damaged, or not what was written, with the path.
     """
     record = read_json(path)
     if not isinstance(record, dict) or not is_whole(record):
-        gone = Path(path).parent if Path(path).name in WHOLE else "it"
+        unit = Path(path).parent if Path(path).name in WHOLE else of or path
         raise RacError(
-            f"{path} was changed after it was written; delete {gone} to have it made again"
+            f"{path} was changed after it was written; delete {unit} to have it made again"
         )
     return record
 
@@ -95,7 +99,8 @@ def read_record(path: Path) -> dict:
 def checked_sha256(file: Path) -> str:
     """SHA-256 of a record, or of a file of rows or a table as the record beside it holds it.
 
-    A file without a record, as a user's own, is taken as it is.
+    A file without a record, as a user's own, is taken as it is. So what is to be deleted is the file, and
+    never its record alone.
 
     Raises:
         RacError: missing, unreadable, or not what was written, with the path.
@@ -110,7 +115,7 @@ def checked_sha256(file: Path) -> str:
     record = _record_of(file)
     if record is None or not (record == file or record.exists()):
         return digest
-    made = read_record(record)
+    made = read_record(record, file)
     if record != file and made.get("sha256", {}).get(file.name) != digest:
         raise RacError(changed(file, record, file))
     return digest

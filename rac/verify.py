@@ -20,6 +20,7 @@ class Finding(NamedTuple):
 
     file: Path
     wrong: str | None
+    unit: Path  # the file or folder that a rule makes it with
 
 
 def verify(folder: Path) -> Iterator[Finding]:
@@ -62,16 +63,16 @@ def verify(folder: Path) -> Iterator[Finding]:
     for file in sorted({*files, *named}):
         if file in named:
             digest = next(hashed)[1] if file in there else None
-            yield Finding(file, _differs(file, *named[file], digest))
+            unit = _unit(file, named[file][0])
+            yield Finding(file, _differs(file, *named[file], digest, unit), unit)
         elif file in damaged:
-            yield Finding(file, damaged[file])
+            yield Finding(file, damaged[file], _unit(file, file))
         elif isinstance(contents.get(file), dict) and RECORD in contents[file]:
-            whole = is_whole(contents[file])
-            yield Finding(
-                file, None if whole else f"{file} was changed after it was written; {AGAIN}"
-            )
+            unit = _unit(file, file)
+            said = f"{file} was changed after it was written; delete {unit} to have it made again"
+            yield Finding(file, None if is_whole(contents[file]) else said, unit)
         elif file.suffix in MADE and file.parent not in unclear:
-            yield Finding(file, f"{file} has no record: none names it; {AGAIN}")
+            yield Finding(file, f"{file} has no record: none names it; {AGAIN}", file)
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -88,12 +89,16 @@ def _unfinished(file: Path) -> bool:
     )
 
 
-def _differs(file: Path, record: Path, expected: str, digest: str | None) -> str | None:
+def _unit(file: Path, record: Path) -> Path:
+    """What a rule makes as one: a folder, or the file by itself."""
+    return file.parent if record.name in WHOLE or file.parent.name == "figures" else file
+
+
+def _differs(file: Path, record: Path, expected: str, digest: str | None, unit: Path) -> str | None:
     if digest is None and file.is_file():
         return f"{file} cannot be read"
-    gone = file.parent if record.name in WHOLE else record
     if digest is None:
-        return f"{file} is missing; delete {gone} to have it made again"
-    if digest != expected:
-        return changed(file, record, gone)
-    return None
+        return f"{file} is missing" + (
+            f"; delete {unit} to have it made again" if unit != file else ""
+        )
+    return changed(file, record, unit) if digest != expected else None

@@ -296,6 +296,12 @@ def test_the_repository_s_schema_is_current():
             "problems-calibration",
             "eval 'word-problems' asks dataset 'problems-calibration', which source",
         ),
+        (
+            "datasets/problems-test/split",
+            "calibration",
+            "asks dataset 'problems-test', with the rows of dataset 'problems-calibration', which source",
+        ),
+        ("datasets/c4-heldout/split", "calibration", "whose rows are those of 'c4-heldout'"),
         ("runs/demo/workload", DELETE, "cells[1]: 'runtime' needs runs.demo.workload"),
         ("runs/demo/workload", "shrt", "'shrt' is not defined; did you mean 'short'?"),
         ("runs/demo/cells", [], "runs.demo: it has no cells"),

@@ -96,7 +96,7 @@ def test_lost_and_unreadable_files_are_named(project):
     (project / "results/summary.csv").write_text("model\n")
     said = [found.wrong for found in verify(project) if found.wrong]
     assert any(
-        f"delete {project}/results/summary.json to have it made again" in line for line in said
+        f"delete {project}/results/summary.csv to have it made again" in line for line in said
     )
 
 

@@ -147,6 +147,17 @@ def test_a_finished_run_is_whole_and_all_of_it_is_needed(finished):
     hessian.write_bytes(content)
     found = rac(finished, "verify")
     assert found.returncode == 1 and "layer-001.safetensors is not the file" in found.stdout
+    record = finished.folder / "results/tiny/traces/traces/info.json"
+    record.write_text(record.read_text().replace("stop", "shop", 1))
+    command = rac(finished, "verify").stdout.splitlines()[-1]
+    units = ["results/tiny/hessians/traces", "results/tiny/traces/traces/info.json"]
+    assert command.split()[:4] == ["rm", "-rf", *units[:-1], f"{units[-1]};"]
+    shutil.rmtree(finished.folder / units[0])
+    record.unlink()
+    assert finished.planned() == {}  # which is why the command names them
+    finished.make(*units)
+    found = rac(finished, "verify")
+    assert found.returncode == 0, found.stdout
 
 
 def test_definitions_that_are_edited_during_a_run_count_from_the_next_one(fresh):
