@@ -404,6 +404,18 @@ def test_shards_are_inputs_where_there_are_several(settings):
     assert rules.run_config(cut, None) == rules.run_config(settings, None)
 
 
+def test_the_table_is_shown_by_the_call_that_made_it_alone(tmp_path, capsys):
+    table, started = tmp_path / "summary.txt", tmp_path / ".config.json"
+    started.write_text("{}")
+    rules.show_table(str(table), str(started))  # none is there
+    table.write_text("accuracy")
+    made = started.stat().st_mtime_ns
+    for seconds, shown in ((-60, ""), (60, "accuracy\n")):
+        os.utime(table, ns=(made, made + seconds * 10**9))
+        rules.show_table(str(table), str(started))
+        assert capsys.readouterr().out == shown
+
+
 def test_no_name_makes_a_shard_s_log_or_benchmark_file_another_job_s():
     written = [
         Path(line.strip(' ",\n'))
