@@ -94,7 +94,7 @@ onstart:
 
 
 onsuccess:
-    asked.show_table("results/summary.txt")
+    asked.show_table("results/summary.txt", "results/.config.json")
 
 
 onerror:

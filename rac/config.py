@@ -170,6 +170,12 @@ def _check_source(config: Config, name: str, source: Source) -> None:
                 f"{where}.source: '{other.source}' must be a source of traces that are "
                 f"generated, on dataset '{source.dataset}'"
             )
+        if source.tokens > first.tokens + first.max_new_tokens:  # drawing ends once they are met
+            raise ValueError(
+                f"sources.{name}.tokens: {source.tokens} are more than '{other.source}' draws, "
+                f"{first.tokens} and the rest of a sample: lower it, or raise "
+                f"sources.{other.source}.tokens"
+            )
     dataset, select = config.datasets[source.dataset], source.select
     for key in ("correct", "difficulty"):
         if select and getattr(select, key) is not None and not dataset.has_answers:

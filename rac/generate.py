@@ -101,7 +101,7 @@ def write_generations(asked: Asked, output: Path, shards: Sequence[Path] = ()) -
         | {"joules": None if None in joules else sum(joules)}
         | {"halvings": max(sample["halvings"] for sample in samples)}
         | hashes(output.parent, output.name)
-        | provenance("generate", **inputs),
+        | provenance("generate", **inputs, threads=torch.get_num_threads()),
     )
 
 
@@ -125,7 +125,7 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
     with progress(label, len(prompts) * task.max_new_tokens) as update:
         for _ in draw_samples(prompts, seed, asked.engine, task, work, inputs, update):
             pass
-    keep_samples(work, output, "generate", inputs)
+    keep_samples(work, output, "generate", inputs | {"threads": torch.get_num_threads()})
 
 
 def _to_draw(asked: Asked) -> tuple[list[tuple[int, dict]], list[Prompt], dict, Task]:
@@ -142,7 +142,6 @@ def _to_draw(asked: Asked) -> tuple[list[tuple[int, dict]], list[Prompt], dict, 
         "weights": checkpoints.identity(checkpoint),
         "requests": of_requests,
         "stop": checkpoints.stop_tokens(checkpoint),
-        "threads": torch.get_num_threads(),
         "code": asked.code,
     }
     task = Task(

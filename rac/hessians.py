@@ -63,7 +63,10 @@ def accumulate(
     number, count = shard
     read = sources.read(sequences)
     if not 0 <= number < count or len(read) < count:
-        raise RacError(f"{sequences} has {len(read)} sequences: no shard {number} of {count}")
+        raise RacError(
+            f"{sequences} has {len(read)} sequences: no shard {number} of {count}; lower the source's "
+            f"'shards' to {len(read)} or fewer"
+        )
     read = read[number::count]
     groups = linear.groups(skeleton(model, dtype))
     parts = source_parts(metadata["kind"])

@@ -54,8 +54,12 @@ def cost(
     """
     device, prompt, length, engine, several = assumed
 
+    def most(source: Source) -> int:  # tokens that a sample may have
+        drawn = config.sources[source.traces_of.source] if source.traces_of else source
+        return drawn.max_new_tokens
+
     def longest(source: Source) -> int:
-        of_trace = prompt + source.max_new_tokens
+        of_trace = prompt + most(source)
         return {"text": source.window, "prompts": prompt}.get(source.kind, of_trace)
 
     def decode(batch: int, new: int, samples: float) -> Cost:
@@ -93,7 +97,7 @@ def cost(
             walked = {config.sources[name]: longest(config.sources[name]) for name in used}
         if variant.allocation_source:
             searched = config.sources[variant.allocation_source]
-            trace = round(prompt + length * searched.max_new_tokens)
+            trace = round(prompt + length * most(searched))
         return costs.compress(shape, variant, device, walked, trace)
     if stage == "generate":
         asked = config.evals[wildcards["eval"]]

@@ -430,8 +430,13 @@ def show_failures(config: Config) -> None:
             print(f"{row.name} failed: {row.said}", file=sys.stderr)
 
 
-def show_table(file: str) -> None:
-    """Print the table, where there is one."""
+def show_table(file: str, started: str) -> None:
+    """Print the table if this call made it; one that was there before may be of another run.
+
+    Args:
+        file: the table.
+        started: what the call wrote, before its first job, on the same disk: its clock tells for both.
+    """
     path = Path(file)
-    if path.exists():
+    if path.exists() and path.stat().st_mtime_ns > Path(started).stat().st_mtime_ns:
         print(path.read_text(encoding="utf-8"))

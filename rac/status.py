@@ -112,9 +112,9 @@ def _benchmark(row: dict, log: tuple[str, ...]) -> Path:
             return folder / stage / f"{cell}.tsv"
         case (stage, name) if stage in matrix.PER_FILE:
             return folder / stage / cell / f"{name}.tsv"
-        case (name, stage):  # {eval}/score, {eval}/generate-{shard}
-            stage, dash, shard = stage.partition("-")
-            return folder / stage / cell / f"{name}{dash}{shard}.tsv"
+        case (name, stage):  # {eval}/score, {eval}/generate+{shard}
+            stage, plus, shard = stage.partition("+")
+            return folder / stage / cell / f"{name}{plus}{shard}.tsv"
     raise ValueError(f"no log of a cell: {log}")
 
 
@@ -155,10 +155,11 @@ def _plain(line: str) -> str:
 
 
 def _with_shards(log: Path, benchmark: Path) -> list[Log]:
-    """The logs of an artefact and of its shards."""
+    """The logs of an artefact and of its shards, whose numbers follow a `+`, which no name holds."""
     return [Log(log, benchmark)] + [
         Log(shard, benchmark.with_name(f"{shard.stem}.tsv"))
-        for shard in log.parent.glob(f"{log.stem}-*.log")
+        for shard in log.parent.glob(f"{log.stem}+*.log")
+        if shard.stem.rpartition("+")[2].isdecimal()
     ]
 
 

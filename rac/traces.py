@@ -17,6 +17,9 @@ from rac.progress import progress
 from rac.provenance import checked_sha256, hashes, provenance, write_record
 from rac.sources import prompt_ids
 
+# Keys of a source that no sample hangs on: how many are drawn, by how many jobs, and keys of other kinds.
+UNREAD = {"tokens", "shards", "window", "solution"}
+
 
 class Asked(NamedTuple):
     """What traces are asked for, and how they are drawn.
@@ -43,7 +46,8 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
     """Write traces.jsonl.zst: whole samples, in the dataset's order, until `source.tokens` are reached.
 
     Which samples are taken does not depend on interruptions or shards. Samples are kept in `work/` beside
-    the output, also when all are there: a stage that was ended, however late, draws only what is missing.
+    the output, also when all are there: a stage that was ended, however late, or whose budget was raised,
+    draws only what is missing.
 
     Args:
         asked: what of.
@@ -87,7 +91,7 @@ def write_traces(asked: Asked, output: Path, shards: Sequence[Path] = ()) -> Non
             "halvings": halvings,
         }
         | hashes(output.parent, output.name)
-        | provenance("traces", **inputs),
+        | provenance("traces", **_for_record(asked, inputs)),
     )
 
 
@@ -114,7 +118,13 @@ def write_shard(asked: Asked, output: Path, shard: tuple[int, int]) -> None:
             tokens += len(prompt.token_ids) + len(sample["token_ids"])
             if tokens >= budget:
                 break
-    keep_samples(work, output, "traces", inputs)
+    keep_samples(work, output, "traces", _for_record(asked, inputs))
+
+
+def _for_record(asked: Asked, inputs: dict) -> dict:
+    """What samples hang on, and what records say beside it: the whole definition, and the threads."""
+    source = asked.source.model_dump(mode="json", exclude={"shards"})
+    return inputs | {"source": source, "threads": torch.get_num_threads()}
 
 
 def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
@@ -129,7 +139,7 @@ def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
         for sample in range(source.samples)
     ]
     inputs = {
-        "source": source.model_dump(mode="json", exclude={"shards"}),
+        "source": source.model_dump(mode="json", exclude=UNREAD),
         "sampling": model.sampling.model_dump(),
         "dtype": model.dtype,
         "engine": f"{engine} {version(engine)}",
@@ -137,7 +147,6 @@ def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
         "dataset": dataset,
         "prompts": sha256_json([prompt.token_ids for prompt in prompts]),
         "stop": checkpoint.stop_tokens(folder),
-        "threads": torch.get_num_threads(),
         "code": asked.code,
     }
     longest = max((len(prompt.token_ids) for prompt in prompts), default=0)

@@ -41,9 +41,9 @@ rule generate_shard:
             "results/{model}/shards/generate/{calibration}/{variant}/{eval}/{shard}"
         ),
     log:
-        "logs/{model}/{calibration}/{variant}/{eval}/generate-{shard}.log",
+        "logs/{model}/{calibration}/{variant}/{eval}/generate+{shard}.log",
     benchmark:
-        "results/{model}/benchmarks/generate/{calibration}/{variant}/{eval}-{shard}.tsv"
+        "results/{model}/benchmarks/generate/{calibration}/{variant}/{eval}+{shard}.tsv"
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")

@@ -34,9 +34,9 @@ rule hessians_shard:
     output:
         directory("results/{model}/shards/hessians/{source}/{shard}"),
     log:
-        "logs/{model}/hessians/{source}-{shard}.log",
+        "logs/{model}/hessians/{source}+{shard}.log",
     benchmark:
-        "results/{model}/benchmarks/hessians/{source}-{shard}.tsv"
+        "results/{model}/benchmarks/hessians/{source}+{shard}.tsv"
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")

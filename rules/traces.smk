@@ -38,9 +38,9 @@ rule traces_shard:
     output:
         directory("results/{model}/shards/traces/{source}/{shard}"),
     log:
-        "logs/{model}/traces/{source}-{shard}.log",
+        "logs/{model}/traces/{source}+{shard}.log",
     benchmark:
-        "results/{model}/benchmarks/traces/{source}-{shard}.tsv"
+        "results/{model}/benchmarks/traces/{source}+{shard}.tsv"
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")

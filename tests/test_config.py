@@ -256,6 +256,11 @@ def test_the_repository_s_schema_is_current():
             {"source": "traces-heldout", "model": "resoner"},
             "sources.traces.traces_of.model: 'resoner' is not defined; did you mean 'reasoner'?",
         ),
+        (
+            "sources/traces-10k/tokens",
+            60_000,
+            "sources.traces-10k.tokens: 60000 are more than 'traces' draws, 50000 and the rest of a sample",
+        ),
         ("datasets/c4-heldout/without", ["problems-test"], "'without' is for datasets of problems"),
         ("datasets/problems-calibration/without", ["c4"], "'c4' is not defined"),
         (
@@ -372,6 +377,14 @@ def test_by_length_traces_are_chosen_without_answers():
     source = {"kind": "traces", "dataset": "codeforces", "tokens": 9}
     source |= {"traces_of": {"source": "code-traces"}, "select": {"order": "shortest"}}
     assert config.validate(changed("sources/s", source)).sources["s"].select
+
+
+def test_traces_may_be_taken_to_the_end_of_the_last_one():
+    drawn = config.validate(VALUES).sources["traces"]
+    most = drawn.tokens + drawn.max_new_tokens
+    assert config.validate(changed("sources/traces-10k/tokens", most))
+    with pytest.raises(RacError, match="sources.traces-10k.tokens"):
+        config.validate(changed("sources/traces-10k/tokens", most + 1))
 
 
 def test_a_list_of_sparsities_is_a_variant_each():

@@ -4,6 +4,7 @@ import importlib.metadata
 
 import pytest
 
+from rac import generate
 from rac.artifacts import read_json, read_jsonl, write_jsonl
 from rac.definitions import Eval, Model
 from rac.engines import Completion, sample_seed, samples
@@ -169,8 +170,10 @@ def test_shards_put_together_are_what_one_job_makes(tiny_model, requests, tmp_pa
     evaluation = EVAL.model_copy(update={"samples": 5, "batch": 2, "shards": 3})
     at_once = write(tiny_model, requests, tmp_path / "at once", evaluation)
     shards = [tmp_path / f"{i}" for i in range(3)]
-    for i, shard in enumerate(shards):
+    for i, shard in enumerate(shards):  # of other numbers of threads
+        monkeypatch.setattr(generate.torch, "get_num_threads", lambda count=i + 2: count)
         write_shard(asked(evaluation, tiny_model, requests), shard, (i, 3))
+        assert read_json(shard / "shard.json")["provenance"]["inputs"]["threads"] == i + 2
     monkeypatch.setattr(samples, "open_engine", lambda *task: pytest.fail("nothing is missing"))
     output = tmp_path / "whole" / "generations.jsonl.zst"
     write_generations(asked(evaluation, tiny_model, requests), output, shards)

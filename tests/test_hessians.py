@@ -316,7 +316,9 @@ def test_a_shard_is_no_source(tiny_model, shards):
 
 def test_more_shards_than_sequences_are_refused(tiny_model, write_sequences, tmp_path):
     sequences = write_sequences(tmp_path / "s", tiny_model, "text", [5, 6])
-    with pytest.raises(RacError, match="has 2 sequences: no shard 0 of 3"):
+    with pytest.raises(
+        RacError, match="no shard 0 of 3; lower the source's 'shards' to 2 or fewer"
+    ):
         hessians.accumulate(tiny_model, sequences, "float32", tmp_path / "out", shard=(0, 3))
 
 

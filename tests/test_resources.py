@@ -149,6 +149,36 @@ def test_a_model_that_is_not_there_yet_asks_for_what_is_sensible(tmp_path, monke
     assert asked(of, "generate", "new") == asked(of, "generate", "qwen3-8b")
 
 
+@pytest.mark.parametrize("limit", [512, 65536])  # beside the default, which `taken` does not read
+def test_traces_that_are_taken_are_as_long_as_those_that_were_drawn(limit):
+    values = copy.deepcopy(VALUES)
+    drawn = values["sources"]["math-traces"] | {"max_new_tokens": limit}
+    taken = {key: drawn[key] for key in ("kind", "dataset", "tokens")}
+    values["sources"] |= {"drawn": drawn, "taken": taken | {"traces_of": {"source": "drawn"}}}
+    sparse = {"solver": "sparsegpt", "sparsity": 0.5}
+    for name in ("drawn", "taken"):
+        values["calibrations"][f"of-{name}"] = {"sum": {name: 1}}
+        allocation = {"method": "evopress", "source": name}
+        values["variants"][f"searched-{name}"] = sparse | {"allocation": allocation}
+    values["variants"]["walked"] = sparse | {"propagation": "sequential"}
+    of = config.validate(values)
+    shape = costs.shape(plan.known_models(of, ["r1-qwen-7b"])["r1-qwen-7b"], "bfloat16")
+    for rule, names in (
+        ("hessians", {"source": "{}"}),
+        ("losses", {"thoughts": "{}", "text": "web-heldout"}),
+        ("compress", {"calibration": "math-rac", "variant": "searched-{}-0.5"}),
+        ("compress", {"calibration": "of-{}", "variant": "walked-0.5"}),
+    ):
+        costs_of = [
+            resources.cost(
+                *(of, shape, {}, Assumed(), rule),
+                {key: value.format(name) for key, value in names.items()},
+            )
+            for name in ("drawn", "taken")
+        ]
+        assert costs_of[0] == costs_of[1], rule
+
+
 def test_problems_of_an_unknown_number_are_a_thousand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shape = costs.shape(plan.known_models(settings())["r1-qwen-7b"], "bfloat16")

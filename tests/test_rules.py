@@ -16,6 +16,7 @@ import yaml
 from rac import config, fingerprint, rules
 from rac.errors import RacError
 from rac.evaluate import sandbox
+from rac.schema import NAME
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 
@@ -401,3 +402,27 @@ def test_shards_are_inputs_where_there_are_several(settings):
         stated = [rules.spec(values, kind, wildcard)(asked) for values in (settings, cut)]
         assert stated[0] == stated[1]
     assert rules.run_config(cut, None) == rules.run_config(settings, None)
+
+
+def test_the_table_is_shown_by_the_call_that_made_it_alone(tmp_path, capsys):
+    table, started = tmp_path / "summary.txt", tmp_path / ".config.json"
+    started.write_text("{}")
+    rules.show_table(str(table), str(started))  # none is there
+    table.write_text("accuracy")
+    made = started.stat().st_mtime_ns
+    for seconds, shown in ((-60, ""), (60, "accuracy\n")):
+        os.utime(table, ns=(made, made + seconds * 10**9))
+        rules.show_table(str(table), str(started))
+        assert capsys.readouterr().out == shown
+
+
+def test_no_name_makes_a_shard_s_log_or_benchmark_file_another_job_s():
+    written = [
+        Path(line.strip(' ",\n'))
+        for file in sorted((Path(__file__).parents[1] / "rules").glob("*.smk"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if "{shard}" in line and ".log" in line or "{shard}.tsv" in line
+    ]
+    assert len(written) == 6  # of traces, Hessians and generations
+    for file in written:
+        assert not NAME.fullmatch(file.stem.format(source="a", eval="a", shard=0)), file

@@ -84,7 +84,7 @@ def test_a_failure_shows_its_reason_in_one_plain_line(settings):
     make(
         "logs/m/rac/sparsegpt-0.5/compress.log", "started\nrac: error: layer \x1b[31mx\x1b[0m bad\n"
     )
-    make("logs/m/traces/traces-1.log", "started\ntorch.OutOfMemoryError: CUDA\n")
+    make("logs/m/traces/traces+1.log", "started\ntorch.OutOfMemoryError: CUDA\n")
     Path("resources/datasets/d").mkdir(parents=True)  # as Snakemake does before the job
     make("logs/datasets/d.log", "json.decoder.JSONDecodeError: line 1\n")
     found = states(settings)
@@ -92,6 +92,25 @@ def test_a_failure_shows_its_reason_in_one_plain_line(settings):
     assert state == "failed" and said.startswith("layer ") and "\x1b" not in said
     assert found["m traces traces"] == ("failed", "torch.OutOfMemoryError: CUDA")
     assert found["dataset d"] == ("failed", "json.decoder.JSONDecodeError: line 1")
+
+
+def test_a_failure_is_of_no_other_source_whose_name_begins_alike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = copy.deepcopy(VALUES)
+    for name in ("traces-heldout", "traces-0"):
+        values["sources"][name] = {"kind": "traces", "dataset": "d", "tokens": 100}
+        values["calibrations"][name] = {"sum": {name: 1}}
+        values["runs"]["r"]["cells"][0]["calibrations"].append(name)
+    settings = config.validate(values)
+    for name in ("traces-heldout", "traces-0"):
+        make(f"logs/m/traces/{name}.log", f"rac: error: {name} failed\n")
+    found = states(settings)
+    assert found["m traces traces"] == ("missing", "")
+    assert found["m traces traces-0"] == ("failed", "traces-0 failed")
+    make("logs/m/traces/traces+0.log", "rac: error: its shard failed\n")
+    found = states(settings)
+    assert found["m traces traces"] == ("failed", "its shard failed")
+    assert found["m traces traces-0"] == ("failed", "traces-0 failed")
 
 
 def test_diagnostics_losses_and_overlaps_are_looked_at_as_well(tmp_path, monkeypatch):
@@ -154,7 +173,7 @@ def workflow(settings):
 @pytest.fixture
 def job(settings):
     """A job that has written a line to its log, and hangs."""
-    log = Path("logs/m/traces/traces-0.log")
+    log = Path("logs/m/traces/traces+0.log")
     make(str(log))
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, "-c", TRACES], stdout=out, stderr=out)
@@ -169,7 +188,7 @@ def job(settings):
 def test_a_job_runs_until_it_is_killed_and_then_has_failed(settings, workflow, job):
     said = "traces: 9 of 100 tokens"
     assert states(settings)["m traces traces"] == ("running", said)
-    age("logs/m/traces/traces-0.log", 3600)
+    age("logs/m/traces/traces+0.log", 3600)
     assert states(settings)["m traces traces"] == ("running", f"silent for 60 minutes; {said}")
     job.kill()  # SIGKILL: as a cluster's limits, or a machine short of memory
     job.wait()
@@ -194,13 +213,13 @@ def test_a_job_that_starts_runs_and_one_of_a_cluster_that_ended_has_failed(setti
 @pytest.mark.parametrize(
     ("log", "times", "name"),
     [
-        ("m/traces/traces-1", "results/m/benchmarks/traces/traces-1", "m traces traces"),
+        ("m/traces/traces+1", "results/m/benchmarks/traces/traces+1", "m traces traces"),
         ("datasets/d", "results/benchmarks/dataset/d", "dataset d"),
         ("models/m", "results/m/benchmarks/model", "m"),
         ("summary", "results/benchmarks/summary", "summary"),
         (
-            "m/none/dense/words/generate-1",
-            "results/m/benchmarks/generate/none/dense/words-1",
+            "m/none/dense/words/generate+1",
+            "results/m/benchmarks/generate/none/dense/words+1",
             "m none dense",
         ),
         (

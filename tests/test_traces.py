@@ -132,6 +132,77 @@ def test_a_job_that_was_ended_after_its_last_sample_draws_nothing_again(
     )
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The seeds that the engine was asked for."""
+    seeds, opened = [], samples.open_engine
+
+    def counting(*arguments):
+        run = opened(*arguments)
+
+        def generate(prompts, of_prompts, update):
+            for group in run(prompts, of_prompts, update):
+                seeds.extend(of_prompts[i] for i, _ in group)
+                yield group
+
+        return generate
+
+    monkeypatch.setattr(samples, "open_engine", counting)
+    return seeds
+
+
+def test_more_tokens_draw_only_the_rest(tiny_model, dataset, tmp_path, drawn, capsys):
+    at_once, grown = tmp_path / "a" / "t.jsonl.zst", tmp_path / "b" / "t.jsonl.zst"
+    few = write(definition(tokens=100), tiny_model, dataset, grown)
+    assert 0 < len(few) <= len(drawn) < len(PROBLEMS)
+    for tokens in (250, 100):  # fewer are there already
+        grown.unlink()  # as Snakemake does before the job
+        more = write(definition(tokens=tokens, window=9, solution="x"), tiny_model, dataset, grown)
+        assert more[: len(few)] == few
+        assert len(drawn) == len(set(drawn)) < len(PROBLEMS)
+    asked_for = len(drawn)
+    drawn.clear()
+    write(definition(tokens=250), tiny_model, dataset, at_once)
+    assert len(drawn) == asked_for
+    write(definition(tokens=250), tiny_model, dataset, grown)
+    assert grown.read_bytes() == at_once.read_bytes()
+    assert "thrown away" not in capsys.readouterr().err
+    made = read_json(grown.with_name("info.json"))["provenance"]["inputs"]
+    assert made["source"]["tokens"] == 250
+
+
+def test_more_tokens_of_a_shard_draw_only_the_rest(tiny_model, dataset, tmp_path, drawn):
+    for tokens in (60, 200):
+        for i in range(2):
+            source = definition(tokens=tokens, batch=1, shards=2)
+            shutil.rmtree(tmp_path / f"{i}", ignore_errors=True)  # as Snakemake does
+            traces.write_shard(asked(source, tiny_model, dataset), tmp_path / f"{i}", (i, 2))
+    assert len(drawn) == len(set(drawn)) > 2
+    output = tmp_path / "whole" / "t.jsonl.zst"
+    traces.write_traces(
+        asked(source, tiny_model, dataset), output, [tmp_path / f"{i}" for i in range(2)]
+    )
+    assert len(drawn) == len(set(drawn))
+    at_once = write(source, tiny_model, dataset, tmp_path / "at once" / "t.jsonl.zst")
+    assert read_jsonl(output) == at_once
+
+
+def test_shards_of_other_numbers_of_threads_are_put_together(
+    tiny_model, dataset, tmp_path, monkeypatch
+):
+    source, shards = definition(batch=1, shards=2), [tmp_path / f"{i}" for i in range(2)]
+    for i, shard in enumerate(shards):
+        monkeypatch.setattr(traces.torch, "get_num_threads", lambda count=i + 2: count)
+        traces.write_shard(asked(source, tiny_model, dataset), shard, (i, 2))
+        record = read_json(shard / "shard.json")
+        assert record["provenance"]["inputs"]["threads"] == i + 2
+    output = tmp_path / "whole" / "t.jsonl.zst"
+    monkeypatch.setattr(traces.torch, "get_num_threads", lambda: 8)
+    traces.write_traces(asked(source, tiny_model, dataset), output, shards)
+    at_once = write(source, tiny_model, dataset, tmp_path / "at once" / "t.jsonl.zst")
+    assert read_jsonl(output) == at_once
+
+
 def test_parts_of_other_code_are_thrown_away(tiny_model, dataset, tmp_path, capsys):
     output = tmp_path / "out" / "t.jsonl.zst"
     too_much = definition(tokens=100_000)

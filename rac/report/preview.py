@@ -7,7 +7,7 @@ from rac.logs import error_line
 
 LOGS = {  # what makes a kind of file, the last first; the star is of shards
     "compression": ("compress",),
-    "metrics": ("{eval}/score", "{eval}/generate*"),
+    "metrics": ("{eval}/score", "{eval}/generate", "{eval}/generate+*"),
     "diagnostics": ("diagnostics/{diagnostics}",),
     "losses": ("losses/{losses}",),
     "runtime": ("runtime/{runtime}",),

@@ -21,7 +21,9 @@ def benchmarks_of(results: Path, cell: Cell, names: Collection[str]) -> list[Pat
             left out.
     """
     folder = results / cell.model / "benchmarks"
-    named = re.compile(f"({'|'.join(map(re.escape, names))})(-[0-9]+)?")  # a shard's has its number
+    named = re.compile(
+        rf"({'|'.join(map(re.escape, names))})(\+[0-9]+)?"
+    )  # a shard's has its number
     return [
         *sorted(folder.glob(f"*/{cell.calibration}/{cell.variant}.tsv")),
         *(

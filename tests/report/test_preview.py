@@ -34,7 +34,7 @@ def test_what_lacks_says_why_if_a_log_does(tmp_path):
         cell(tmp_path, "d", []),
     ]
     logs = tmp_path / "logs/m"
-    write_text(logs / "b/s/e/generate-1.log", "…\nrac: error: out of memory\n")  # a shard's
+    write_text(logs / "b/s/e/generate+1.log", "…\nrac: error: out of memory\n")  # a shard's
     write_text(logs / "c/s/runtime/runtime.log", "Traceback:\n  x\nValueError: no\n")
     write_text(logs / "c/s/diagnostics/others.log", "ValueError: of another run\n")
     write_text(logs / "d/s/compress.log", "compress: all well\n")

@@ -16,8 +16,9 @@ def test_stages_are_added_up_over_the_cells_of_the_run(tmp_path):
     job("tiny/benchmarks/compress/c4/half", 3, "-", "NA")
     job("tiny/benchmarks/compress/c4/other", 100)  # of another run
     job("tiny/benchmarks/generate/rac/half/sums", 7)
-    job("tiny/benchmarks/generate/rac/half/sums-1", 8)  # a shard's
-    job("tiny/benchmarks/generate/rac/half/sums-4x", 100)  # of another run
+    job("tiny/benchmarks/generate/rac/half/sums+1", 8)  # a shard's
+    for other in ("sums-1", "sums-4x"):  # evals of another run
+        job(f"tiny/benchmarks/generate/rac/half/{other}", 100)
     job("tiny/benchmarks/losses/rac/half/heldout+text", 9)
     job("tiny/benchmarks/losses/rac/half/heldout+others", 100)
     job("tiny/benchmarks/model", 4)

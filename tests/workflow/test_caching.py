@@ -191,6 +191,14 @@ def test_log_likelihoods_are_rows_of_the_table_and_hang_on_no_engine(finished):
     assert finished.planned("--until", "generate")["generate"] == EVERY_CELL
 
 
+def test_the_table_is_printed_by_the_call_that_makes_it(finished):
+    table = (finished.folder / "results/summary.txt").read_text()
+    scored = "results/tiny/none/magnitude-0.5/words/metrics.json"
+    (finished.folder / scored).unlink()
+    assert table not in finished.make(scored)
+    assert table in finished.make("results/summary.csv", "--forcerun", "summary")
+
+
 def test_an_unrelated_definition_changes_nothing(finished):
     finished.configure(lambda c: c["models"].update(other={"embedded": "reasoner"}))
     assert finished.planned() == {}

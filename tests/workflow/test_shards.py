@@ -41,6 +41,8 @@ def test_a_run_in_shards_gives_the_same_samples_and_table(fresh, finished_projec
                 assert float(cut_up[column]) == pytest.approx(float(value), rel=1e-3, abs=1e-6)
     assert [found.wrong for found in verify(fresh.folder) if found.wrong] == []
     assert len(list(fresh.folder.glob("results/tiny/shards/**/shard.json"))) == 12
+    for shard in ("logs/tiny/hessians/traces+2.log", "logs/tiny/none/dense/words/generate+1.log"):
+        assert (fresh.folder / shard).exists()
     assert "Nothing to be done" in fresh.make()
     fresh.configure(lambda values: values["models"]["tiny"].update(spill="."))
     assert fresh.planned() == {}  # how jobs run is no definition
