@@ -19,9 +19,9 @@ from rac.costs import Cost
 from rac.datasets import embedded, files
 from rac.engines import choose
 from rac.errors import RacError
-from rac.evaluate import sandbox
-from rac.evaluate.harness import SAMPLES, output_type, runs_programs
-from rac.fingerprint import stage
+from rac.evaluate import sandbox, task_files
+from rac.evaluate.task_files import SAMPLES, output_type, runs_programs
+from rac.fingerprint import PACKAGE, stage
 from rac.matrix import EXECUTION, Cell, defining, masked, restrict
 from rac.models.checkpoint import check_folder
 from rac.models.reasoner import WEIGHTS
@@ -48,8 +48,9 @@ def check(config: Config) -> None:
         files.check(dataset, name)
     for name, evaluation in used.evals.items():
         try:
+            task_files.check_whole(evaluation.task)
             programs, samples = runs_programs(evaluation.task), _samples(evaluation.task)
-        except (RacError, UnicodeDecodeError) as error:
+        except RacError as error:
             raise RacError(f"evals.{name}.task: {error}") from None
         if programs:
             sandbox.check(evaluation.sandbox)
@@ -366,9 +367,13 @@ def score_code(config: Config, wildcards: Any) -> str:
 
 
 def eval_task_file(config: Config, wildcards: Any) -> list[str]:
-    """The user's own task file, where the task is one."""
+    """The user's own task file, where the task is one, and what else of the user's it is read from."""
     task = config.evals[wildcards.eval].task
-    return [task] if task.endswith((".yaml", ".yml")) else []
+    if not task.endswith((".yaml", ".yml")):
+        return []
+    _, *others = task_files.read_from(Path(task))
+    package = PACKAGE.resolve()  # its files are in the fingerprints
+    return [task, *(_from_here(file) for file in others if not file.is_relative_to(package))]
 
 
 def overlap_checkpoints(config: Config, wildcards: Any) -> list[str]:
@@ -416,11 +421,15 @@ def chosen_by(config: Config, files: Iterable[str | os.PathLike[str]]) -> str:
         config: the configuration.
         files: those given by --configfile; shown relative to the working directory where they lie in it.
     """
-    here = Path.cwd()
-    paths = [Path(file).absolute() for file in files]
-    named = [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    named = [_from_here(Path(file)) for file in files]
     options = ["--configfile", *named] if named else []
     return shlex.join([*options, "--config", f"run={config.run}"])
+
+
+def _from_here(file: Path) -> str:
+    """A file relative to the working directory, where it lies in it: the same on another machine."""
+    here, path = Path.cwd(), file.absolute()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def show_failures(config: Config) -> None:

@@ -309,6 +309,34 @@ def test_a_task_file_of_the_user_s_own_is_an_input():
     assert rules.eval_task_file(settings, Wildcards(eval="word-problems")) == []
 
 
+def test_what_a_task_file_includes_and_the_code_beside_it_are_inputs(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    (here / "tasks").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    outside = tmp_path / "base.yaml"
+    ours = Path(fingerprint.PACKAGE) / "evaluate/tasks/codeforces.yaml"
+    outside.write_text(f"include: {ours}\n")  # what that one names is in the fingerprints
+    for name in ("ask.py", "other.py"):
+        (here / "tasks" / name).touch()
+    (here / "tasks/own.yaml").write_text(
+        f"include: {outside}\ndoc_to_text: !function ask.text\ntask: own\n"
+    )
+    evals = {"own": {"task": "tasks/own.yaml", "dataset": "problems-test"}}
+    settings = config.validate(VALUES | {"evals": VALUES["evals"] | evals})
+    wildcards = Wildcards(eval="own")
+    inputs = ["tasks/own.yaml", "tasks/ask.py", str(outside)]
+    assert rules.eval_task_file(settings, wildcards) == inputs
+    # It runs programs, as what it includes does.
+    code = fingerprint.stage("score", "rac.evaluate.tasks.code_utils")
+    assert rules.score_code(settings, wildcards) == code
+    outside.unlink()
+    tested = VALUES["evals"] | {"word-problems": evals["own"]}
+    with pytest.raises(
+        RacError, match=r"^evals.word-problems.task: .*base.yaml, which is missing$"
+    ):
+        rules.check(config.validate(VALUES | {"evals": tested}))
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "change", "message"),
     [
