@@ -16,7 +16,7 @@ from rac.variants import Variant
 
 # Keys that say how jobs run, and not what they compute.
 EXECUTION = {
-    "models": {"device", "threads", "spill"},
+    "models": {"device", "threads", "spill", "tensor_parallel"},
     "sources": {"shards"},
     "evals": {"shards"},
 }

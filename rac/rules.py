@@ -23,7 +23,7 @@ from rac.evaluate import sandbox, task_files
 from rac.evaluate.task_files import SAMPLES, output_type, runs_programs
 from rac.fingerprint import PACKAGE, stage
 from rac.matrix import EXECUTION, Cell, defining, masked, restrict
-from rac.models.checkpoint import check_folder
+from rac.models.checkpoint import beside_weights, check_folder, weight_names
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
 
@@ -78,7 +78,7 @@ def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
     """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
-    unread = {*EXECUTION.get(kind, ()), "engine", "tensor_parallel", *without}
+    unread = {*EXECUTION.get(kind, ()), "engine", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
         exclude=unread
     )
@@ -202,11 +202,16 @@ def dataset_code(config: Config, wildcards: Any) -> str:
 
 
 def model_files(config: Config, wildcards: Any) -> list[str]:
-    """The files of a model that is given as a local folder: weights, tokenizer, chat template, …"""
+    """What the model stage reads of a local folder: weights, tokenizer, chat template, …"""
     path = config.models[wildcards.model].path
     if path is None:
         return []
-    return sorted({str(path / "config.json"), *(str(f) for f in path.glob("*") if f.is_file())})
+    try:
+        weights = [path / name for name in weight_names(path)]
+    except RacError:
+        weights = []  # the stage says what is wrong
+    read = [file for file in (*beside_weights(path), *weights) if file.is_file()]
+    return sorted({str(file) for file in (path / "config.json", *read)})
 
 
 def model_code(config: Config, wildcards: Any) -> str:

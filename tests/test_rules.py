@@ -55,13 +55,15 @@ def test_a_definition_comes_back_from_its_json(settings):
 
 @pytest.mark.parametrize("key", ["threads", "tensor_parallel"])
 def test_what_only_a_machine_asks_for_is_no_part_of_a_model_s_definition(key):
-    def spec(value):
+    def asked(value):
         values = copy.deepcopy(VALUES)
         values["models"]["reasoner"][key] = value
-        return rules.spec(config.validate(values), "models", "model")(Wildcards(model="reasoner"))
+        settings = config.validate(values)
+        spec = rules.spec(settings, "models", "model")(Wildcards(model="reasoner"))
+        return spec, rules.run_config(settings, None)
 
-    assert spec(1) == spec(2)
-    assert key not in json.loads(spec(1))
+    assert asked(1) == asked(2)
+    assert not any(f'"{key}"' in definitions for definitions in asked(1))
 
 
 @pytest.mark.parametrize(
@@ -119,18 +121,24 @@ def test_threads_of_a_job(settings):
     assert rules.threads(free, Wildcards(model="reasoner")) == os.cpu_count()
 
 
-def test_files_of_a_local_model_are_all_that_lie_in_its_folder(tmp_path):
-    names = ["model.safetensors", "tokenizer.json", "chat_template.jinja"]
-    for name in names:
+def test_files_of_a_local_model_are_those_that_its_stage_reads(tmp_path):
+    names = ["model-1.safetensors", "tokenizer.json", "chat_template.jinja", "LICENSE"]
+    others = ["notes.md", ".DS_Store", "train.log", "pytorch_model.bin", "model.safetensors"]
+    for name in (*names, *others, "model.json"):
         (tmp_path / name).write_text("")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
     (tmp_path / ".cache").mkdir()
     models = VALUES["models"] | {"m": {"path": str(tmp_path)}, "gone": {"path": "/absent"}}
     values = config.validate(VALUES | {"models": models})
     # config.json is asked for though it is missing, so that Snakemake names it.
-    wanted = {str(tmp_path / name) for name in ["config.json", *names]}
+    wanted = {str(tmp_path / name) for name in ["config.json", index.name, *names]}
     assert set(rules.model_files(values, Wildcards(model="m"))) == wanted
     assert rules.model_files(values, Wildcards(model="gone")) == ["/absent/config.json"]
     assert rules.model_files(values, Wildcards(model="reasoner")) == []
+    index.write_text("{}")  # the stage says so
+    wanted -= {str(tmp_path / "model-1.safetensors")}
+    assert set(rules.model_files(values, Wildcards(model="m"))) == wanted
 
 
 def test_inputs_of_sources_and_calibrations(settings):
