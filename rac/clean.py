@@ -18,7 +18,7 @@ def unused(config: Config) -> list[Path]:
 
     Of a model of no run, its logs and its benchmark files too.
     """
-    needed, models = set(), set()
+    needed, models = set(), set[str]()
     for run in config.runs:
         active = config.model_copy(update={"run": run})
         models |= matrix.restrict(active).models.keys()

@@ -74,6 +74,15 @@ def any_of(names: Iterable[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def any_compared(config: Config) -> str:
+    """A regular expression of the models, each followed by the variants whose zeros are compared."""
+    followed = (
+        f"{re.escape(model)}(?=/overlaps/(?:{any_of(masked(config, model))})[.])"
+        for model in config.models
+    )
+    return "|".join(followed)
+
+
 def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
@@ -378,7 +387,7 @@ def eval_task_file(config: Config, wildcards: Any) -> list[str]:
         return []
     _, *others = task_files.read_from(Path(task))
     package = PACKAGE.resolve()  # its files are in the fingerprints
-    return [task, *(_from_here(file) for file in others if not file.is_relative_to(package))]
+    return [task, *(from_here(file) for file in others if not file.is_relative_to(package))]
 
 
 def overlap_checkpoints(config: Config, wildcards: Any) -> list[str]:
@@ -426,14 +435,14 @@ def chosen_by(config: Config, files: Iterable[str | os.PathLike[str]]) -> str:
         config: the configuration.
         files: those given by --configfile; shown relative to the working directory where they lie in it.
     """
-    named = [_from_here(Path(file)) for file in files]
+    named = [from_here(file) for file in files]
     options = ["--configfile", *named] if named else []
     return shlex.join([*options, "--config", f"run={config.run}"])
 
 
-def _from_here(file: Path) -> str:
+def from_here(file: str | os.PathLike[str]) -> str:
     """A file relative to the working directory, where it lies in it: the same on another machine."""
-    here, path = Path.cwd(), file.absolute()
+    here, path = Path.cwd(), Path(file).absolute()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 

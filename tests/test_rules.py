@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from rac import config, fingerprint, rules
+from rac import config, fingerprint, matrix, rules
 from rac.errors import RacError
 from rac.evaluate import sandbox
 
@@ -46,6 +46,20 @@ def test_any_of_matches_the_names_and_nothing_else():
         *(True, True, False, False, False)
     ]
     assert not any(re.search(rules.any_of([]), name) for name in ("", "a"))
+
+
+def test_overlaps_are_made_of_what_is_compared_and_nothing_else(settings):
+    (variant,) = matrix.masked(settings, "reasoner")
+    pattern = re.compile(
+        f"(?P<model>{rules.any_compared(settings)})/overlaps/(?P<variant>.+)[.]csv"
+    )
+    assert pattern.fullmatch(f"reasoner/overlaps/{variant}.csv")["model"] == "reasoner"
+    for other in (
+        "reasoner/overlaps/dense",
+        "reasoner/overlaps/x",
+        f"r1-qwen-7b/overlaps/{variant}",
+    ):
+        assert not pattern.fullmatch(f"{other}.csv")
 
 
 def test_a_definition_comes_back_from_its_json(settings):
