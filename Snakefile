@@ -12,8 +12,9 @@ from rac import config as configuration
 from rac.errors import RacError
 from rac.fingerprint import stage
 
+files = [*filter(os.path.exists, ["config.yaml", *workflow.configfiles])]
 try:
-    for file in filter(os.path.exists, ["config.yaml", *workflow.configfiles]):
+    for file in files:
         configuration.read(Path(file))
 except RacError as error:
     raise WorkflowError(str(error)) from None
@@ -26,7 +27,7 @@ if workflow.remote_exec:  # a job of a cluster has what its run started with
     config = artifacts.read_json("results/.config.json")
 
 try:
-    settings = configuration.validate(config)
+    settings = configuration.validate(config, *map(asked.from_here, files))
     asked.check(settings)
 except RacError as error:
     raise WorkflowError(str(error)) from None

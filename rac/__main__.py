@@ -420,7 +420,7 @@ def _read_config(file: Path, run: str | None) -> configuration.Config:
     values = reduce(_laid_over, map(configuration.read, files))
     if run and isinstance(values, dict):
         values["run"] = run
-    return configuration.validate(values, str(file))
+    return configuration.validate(values, *files)
 
 
 def _laid_over(below: Any, above: Any) -> Any:

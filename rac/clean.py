@@ -1,6 +1,7 @@
-"""What lies in results/ and resources/ that no run of config.yaml needs."""
+"""What lies in results/, resources/ and logs/ that no run of config.yaml needs."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from rac import inventory, matrix
@@ -9,13 +10,18 @@ from rac.config import Config
 # Folders of results/ that hold artefacts of several cells, by how deep their artefacts lie.
 DEPTHS = {"traces": 4, "sources": 4, "hessians": 4, "requests": 4, "overlaps": 4, "benchmarks": 0}
 SHARDS = {"traces": 6, "hessians": 6, "generate": 8}
+SHARED_LOGS = ("datasets", "models")  # folders of logs/ that are no model's
 
 
 def unused(config: Config) -> list[Path]:
-    """The artefacts of no run: a dataset, a model, traces, Hessians, …, or a stage's work of a cell."""
-    needed = set()
+    """The artefacts of no run: a dataset, a model, traces, Hessians, …, or a stage's work of a cell.
+
+    Of a model of no run, its logs and its benchmark files too.
+    """
+    needed, models = set(), set[str]()
     for run in config.runs:
         active = config.model_copy(update={"run": run})
+        models |= matrix.restrict(active).models.keys()
         files = [*matrix.summary_files(active), *matrix.report_files(active)]
         files += [file for made in inventory.shared(active) for file in (made.path, *made.shards)]
         needed |= {_unit(Path(file).parts) for file in files}
@@ -25,7 +31,19 @@ def unused(config: Config) -> list[Path]:
         for root in ("resources/datasets", "resources/models", "results")
         for file in Path(root).rglob("*")
     }
-    return sorted(Path(*unit) for unit in there if unit and _whole(unit) not in needed)
+    found = {Path(*unit) for unit in there if unit and _whole(unit) not in needed}
+    return sorted(found | {path for path, model in _told() if model not in models})
+
+
+def _told() -> Iterator[tuple[Path, str]]:
+    """The logs and the folders of benchmark files of single models, and whose they are."""
+    for path in Path("logs/models").glob("*.log"):
+        yield path, path.stem
+    for path in Path("logs").glob("*/"):
+        if path.name not in SHARED_LOGS:
+            yield path, path.name
+    for path in Path("results").glob("*/benchmarks"):
+        yield path, path.parent.name
 
 
 def remove(artefacts: list[Path]) -> list[str]:
@@ -41,7 +59,7 @@ def remove(artefacts: list[Path]) -> list[str]:
             left.append(f"cannot remove {path}: {error.strerror}")
             continue
         for parent in path.parents:
-            if parent.name in ("results", "resources", "") or any(parent.iterdir()):
+            if parent.name in ("results", "resources", "logs", "") or any(parent.iterdir()):
                 break
             parent.rmdir()
     return left

@@ -26,7 +26,7 @@ from rac.variants import Quantize, Variant
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*")
 CARD = "README.md"
-MADE_ANEW = ("model.json", "compression.json", weights.INDEX)
+MADE_ANEW = (*checkpoint.RECORDS, checkpoint.INDEX)
 
 
 def compress(

@@ -215,6 +215,11 @@ def _check_run(
                 _known(f"{where}.{listed}", entry, getattr(config, listed))
         for entry in block.variants:
             _known(f"{where}.variants", entry, config.variants, variants)
+        if not block.models:
+            raise ValueError(f"{where}.models: name at least one")
+        needing = [name for name in config.singles(block) if variants[name][1].needs_hessian]
+        if needing and not block.calibrations:
+            raise ValueError(f"{where}.calibrations: '{needing[0]}' needs one; name at least one")
         if block.runtime and run.workload is None:
             raise ValueError(f"{where}: 'runtime' needs runs.{name}.workload")
     if run.workload:
@@ -328,6 +333,14 @@ def _line(error: Any) -> str:
         message = f"'{error['input']}' is not known{nearest(str(error['input']), allowed)}"
     elif error["type"] == "missing":
         message = "this key is missing"
+    elif error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+        found = error["input"]
+        if isinstance(found, bool):  # of a key, pydantic's location has 0 or 1
+            where = where.removesuffix(f".{found:d}") if location[-1] == "[key]" else where
+            reads = f"yes, no, on and off as true or false (found: {str(found).lower()})"
+        else:
+            reads = f"{found} as a number"
+        message = f"text is wanted, and YAML reads {reads}: put it in quotes"
     elif not message.startswith(("give", "'")):
         message = f"{message} (found: {str(error['input'])[:80]})" if where else message
     return " ".join((f"{where}: {message}" if where else message).split())
@@ -369,8 +382,8 @@ def _refuse_twice(keys: list[Any], file: Path) -> None:
         names.add(str(key.value))
 
 
-def validate(values: Any, file: str = "config.yaml") -> Config:
-    """Check what was read from `file`.
+def validate(values: Any, *files: str | Path) -> Config:
+    """Check what was read from `files`, each laid over those before it; config.yaml if none is named.
 
     Raises:
         RacError: one line that says where, what, and the nearest right word.
@@ -378,7 +391,8 @@ def validate(values: Any, file: str = "config.yaml") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise RacError(f"{file}: {_line(error.errors()[0])}") from None
+        place = " with ".join(map(str, files)) or "config.yaml"
+        raise RacError(f"{place}: {_line(error.errors()[0])}") from None
 
 
 def schema() -> str:

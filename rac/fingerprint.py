@@ -46,7 +46,7 @@ STAGES = {
     "losses": ["rac.losses"],
     "overlaps": ["rac.overlaps"],
     "runtime": ["rac.runtime", "rac.engines.transformers"],
-    "summary": ["rac.report.summary", "rac.matrix"],
+    "summary": ["rac.report.summary", "rac.matrix", "report/paper.csv"],
     "report": [
         *("rac.report.page", "rac.report.times", "rac.matrix"),
         *("report/page.html", "report/page.css", "report/page.js"),

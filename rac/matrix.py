@@ -10,13 +10,13 @@ from typing import NamedTuple
 from rac import __version__
 from rac.artifacts import sha256_json
 from rac.config import Config
-from rac.evaluate.harness import SAMPLES, output_type
+from rac.evaluate.task_files import SAMPLES, output_type
 from rac.fingerprint import CHOSEN, STAGES, fingerprint
 from rac.variants import Variant
 
 # Keys that say how jobs run, and not what they compute.
 EXECUTION = {
-    "models": {"device", "threads", "spill"},
+    "models": {"device", "threads", "spill", "tensor_parallel"},
     "sources": {"shards"},
     "evals": {"shards"},
 }

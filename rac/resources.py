@@ -11,7 +11,7 @@ from rac import costs
 from rac.config import Config
 from rac.costs import CPU, H100, Cost, Device, Shape
 from rac.definitions import Source
-from rac.evaluate.harness import SAMPLES, output_type
+from rac.evaluate.task_files import SAMPLES, output_type
 
 MEMORY = 1.5  # asked for, over planned; a plan may be 20 % too low
 TIME = 4  # good to a factor of two or three, for the fastest of GPUs

@@ -19,11 +19,11 @@ from rac.costs import Cost
 from rac.datasets import embedded, files
 from rac.engines import choose
 from rac.errors import RacError
-from rac.evaluate import sandbox
-from rac.evaluate.harness import SAMPLES, output_type, runs_programs
-from rac.fingerprint import stage
+from rac.evaluate import sandbox, task_files
+from rac.evaluate.task_files import SAMPLES, output_type, runs_programs
+from rac.fingerprint import PACKAGE, stage
 from rac.matrix import EXECUTION, Cell, defining, masked, restrict
-from rac.models.checkpoint import check_folder
+from rac.models.checkpoint import beside_weights, check_folder, weight_names
 from rac.models.reasoner import WEIGHTS
 from rac.resources import Assumed
 
@@ -48,8 +48,9 @@ def check(config: Config) -> None:
         files.check(dataset, name)
     for name, evaluation in used.evals.items():
         try:
+            task_files.check_whole(evaluation.task)
             programs, samples = runs_programs(evaluation.task), _samples(evaluation.task)
-        except (RacError, UnicodeDecodeError) as error:
+        except RacError as error:
             raise RacError(f"evals.{name}.task: {error}") from None
         if programs:
             sandbox.check(evaluation.sandbox)
@@ -73,11 +74,20 @@ def any_of(names: Iterable[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def any_compared(config: Config) -> str:
+    """A regular expression of the models, each followed by the variants whose zeros are compared."""
+    followed = (
+        f"{re.escape(model)}(?=/overlaps/(?:{any_of(masked(config, model))})[.])"
+        for model in config.models
+    )
+    return "|".join(followed)
+
+
 def spec(
     config: Config, kind: str, wildcard: str, without: Iterable[str] = ()
 ) -> Callable[[Any], str]:
     """The definition that a wildcard names, as JSON, without the keys that a stage does not read."""
-    unread = {*EXECUTION.get(kind, ()), "engine", "tensor_parallel", *without}
+    unread = {*EXECUTION.get(kind, ()), "engine", *without}
     return lambda wildcards: getattr(config, kind)[wildcards[wildcard]].model_dump_json(
         exclude=unread
     )
@@ -201,11 +211,16 @@ def dataset_code(config: Config, wildcards: Any) -> str:
 
 
 def model_files(config: Config, wildcards: Any) -> list[str]:
-    """The files of a model that is given as a local folder: weights, tokenizer, chat template, …"""
+    """What the model stage reads of a local folder: weights, tokenizer, chat template, …"""
     path = config.models[wildcards.model].path
     if path is None:
         return []
-    return sorted({str(path / "config.json"), *(str(f) for f in path.glob("*") if f.is_file())})
+    try:
+        weights = [path / name for name in weight_names(path)]
+    except RacError:
+        weights = []  # the stage says what is wrong
+    read = [file for file in (*beside_weights(path), *weights) if file.is_file()]
+    return sorted({str(file) for file in (path / "config.json", *read)})
 
 
 def model_code(config: Config, wildcards: Any) -> str:
@@ -366,9 +381,13 @@ def score_code(config: Config, wildcards: Any) -> str:
 
 
 def eval_task_file(config: Config, wildcards: Any) -> list[str]:
-    """The user's own task file, where the task is one."""
+    """The user's own task file, where the task is one, and what else of the user's it is read from."""
     task = config.evals[wildcards.eval].task
-    return [task] if task.endswith((".yaml", ".yml")) else []
+    if not task.endswith((".yaml", ".yml")):
+        return []
+    _, *others = task_files.read_from(Path(task))
+    package = PACKAGE.resolve()  # its files are in the fingerprints
+    return [task, *(from_here(file) for file in others if not file.is_relative_to(package))]
 
 
 def overlap_checkpoints(config: Config, wildcards: Any) -> list[str]:
@@ -416,11 +435,15 @@ def chosen_by(config: Config, files: Iterable[str | os.PathLike[str]]) -> str:
         config: the configuration.
         files: those given by --configfile; shown relative to the working directory where they lie in it.
     """
-    here = Path.cwd()
-    paths = [Path(file).absolute() for file in files]
-    named = [str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths]
+    named = [from_here(file) for file in files]
     options = ["--configfile", *named] if named else []
     return shlex.join([*options, "--config", f"run={config.run}"])
+
+
+def from_here(file: str | os.PathLike[str]) -> str:
+    """A file relative to the working directory, where it lies in it: the same on another machine."""
+    here, path = Path.cwd(), Path(file).absolute()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def show_failures(config: Config) -> None:

@@ -9,6 +9,8 @@ rule compress:
         "logs/{model}/{calibration}/{variant}/compress.log",
     benchmark:
         "results/{model}/benchmarks/compress/{calibration}/{variant}.tsv"
+    wildcard_constraints:
+        variant=any_of(settings.variant_cells()),  # not the dense model
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")

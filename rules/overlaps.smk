@@ -10,6 +10,8 @@ rule overlaps:
         "logs/{model}/overlaps/{variant}.log",
     benchmark:
         "results/{model}/benchmarks/overlaps/{variant}.tsv"
+    wildcard_constraints:
+        model=asked.any_compared(settings),
     conda:
         "../envs/rac.yaml"
     threads: ask("threads")

@@ -72,6 +72,29 @@ def test_what_no_run_needs_goes_and_the_rest_stays(settings):
     assert not Path("results/old").exists() and not Path("results/m/rac/sparsegpt-0.25").exists()
 
 
+def test_logs_and_benchmark_files_of_a_model_of_no_run_go_and_others_stay(settings):
+    kept = [
+        *(
+            "logs/summary.log",
+            "logs/datasets/old.log",
+            "logs/models/m.log",
+            "logs/m/traces/old.log",
+        ),
+        *("results/benchmarks/dataset/old.tsv", "results/m/benchmarks/traces/old.tsv"),
+    ]
+    gone = ["logs/models/old.v1.log", "logs/old.v1/traces/traces.log"]
+    gone.append("results/old.v1/benchmarks/model.tsv")
+    for file in (*kept, *gone):
+        make(file)
+    found = clean.unused(settings)
+    assert [str(path) for path in found] == [
+        *("logs/models/old.v1.log", "logs/old.v1", "results/old.v1/benchmarks")
+    ]
+    clean.remove(found)
+    assert not any(Path(file).exists() for file in (*gone, "results/old.v1"))
+    assert all(Path(file).exists() for file in kept)
+
+
 def test_what_held_out_data_of_no_run_gave_goes(settings):
     folder = "results/m/rac/sparsegpt-0.5"
     gone = [

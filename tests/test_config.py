@@ -310,6 +310,23 @@ def test_the_repository_s_schema_is_current():
         ("runs/demo/workload", DELETE, "cells[1]: 'runtime' needs runs.demo.workload"),
         ("runs/demo/workload", "shrt", "'shrt' is not defined; did you mean 'short'?"),
         ("runs/demo/cells", [], "runs.demo: it has no cells"),
+        ("runs/demo/cells/1/models", [], "runs.demo.cells[1].models: name at least one"),
+        (
+            "runs/demo/cells/0/calibrations",
+            [],
+            "runs.demo.cells[0].calibrations: 'sparsegpt-0.3' needs one; name at least one",
+        ),
+        (
+            "run",
+            False,
+            "run: text is wanted, and YAML reads yes, no, on and off as true or false (found: false): "
+            "put it in quotes",
+        ),
+        (
+            "evals/word-problems/dataset",
+            2024,
+            "evals.word-problems.dataset: text is wanted, and YAML reads 2024 as a number: put it in",
+        ),
         ("runs/paper/includes", ["tabel1"], "runs.paper.includes: 'tabel1' is not defined"),
         ("runs/paper/includes", ["paper"], "runs.paper.includes: it includes itself"),
         ("runs/paper/includes", "table1", "runs.paper.includes: it must be a list of runs"),
@@ -322,6 +339,29 @@ def test_an_error_is_one_line_that_says_where_and_what(path, value, message):
     assert message in str(error.value)
     assert str(error.value).startswith("config.yaml: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [(False, "off as .*false"), (True, "off as .*true"), (24, "24 as .*")]
+)
+def test_a_name_that_yaml_takes_for_no_text_is_to_be_put_in_quotes(name, said):
+    values = copy.deepcopy(VALUES)
+    values["sources"][name] = values["sources"]["c4"]
+    with pytest.raises(RacError, match=rf"^config.yaml: sources.*: text .* {said}.*in quotes$"):
+        config.validate(values)
+
+
+def test_without_calibrations_a_run_has_what_needs_none():
+    values = changed("runs/demo/cells/0/calibrations", [])
+    values["runs"]["demo"]["cells"][0]["variants"] = ["magnitude"]
+    config.validate(values)
+
+
+def test_all_files_are_named_that_were_laid_over_each_other():
+    with pytest.raises(
+        RacError, match=r"^config.yaml with mine.yaml: sources.c4.windw: unknown key"
+    ):
+        config.validate(changed("sources/c4/windw", 3), "config.yaml", Path("mine.yaml"))
 
 
 def places(part: object, way: tuple = ()) -> list[tuple]:

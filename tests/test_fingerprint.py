@@ -104,6 +104,10 @@ def test_a_task_changes_requests_and_scores_and_a_page_the_report(package):
     assert changed_by(package, "report/page.html", "<!-- -->") == {"report"}
 
 
+def test_what_the_paper_printed_changes_the_summary(package):
+    assert changed_by(package, "report/paper.csv", "\n") == {"summary"}
+
+
 @pytest.mark.parametrize("file", ["config.py", "definitions.py", "errors.py", "progress.py"])
 def test_what_reaches_a_stage_as_parameters_or_is_shown_alone_changes_nothing(package, file):
     # A new key of config.yaml would recompute everything otherwise.

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from rac import config, fingerprint, rules
+from rac import config, fingerprint, matrix, rules
 from rac.errors import RacError
 from rac.evaluate import sandbox
 from rac.schema import NAME
@@ -49,6 +49,20 @@ def test_any_of_matches_the_names_and_nothing_else():
     assert not any(re.search(rules.any_of([]), name) for name in ("", "a"))
 
 
+def test_overlaps_are_made_of_what_is_compared_and_nothing_else(settings):
+    (variant,) = matrix.masked(settings, "reasoner")
+    pattern = re.compile(
+        f"(?P<model>{rules.any_compared(settings)})/overlaps/(?P<variant>.+)[.]csv"
+    )
+    assert pattern.fullmatch(f"reasoner/overlaps/{variant}.csv")["model"] == "reasoner"
+    for other in (
+        "reasoner/overlaps/dense",
+        "reasoner/overlaps/x",
+        f"r1-qwen-7b/overlaps/{variant}",
+    ):
+        assert not pattern.fullmatch(f"{other}.csv")
+
+
 def test_a_definition_comes_back_from_its_json(settings):
     taken = rules.spec(settings, "sources", "source")(Wildcards(source="traces"))
     assert config.Source.model_validate_json(taken) == settings.sources["traces"]
@@ -56,13 +70,15 @@ def test_a_definition_comes_back_from_its_json(settings):
 
 @pytest.mark.parametrize("key", ["threads", "tensor_parallel"])
 def test_what_only_a_machine_asks_for_is_no_part_of_a_model_s_definition(key):
-    def spec(value):
+    def asked(value):
         values = copy.deepcopy(VALUES)
         values["models"]["reasoner"][key] = value
-        return rules.spec(config.validate(values), "models", "model")(Wildcards(model="reasoner"))
+        settings = config.validate(values)
+        spec = rules.spec(settings, "models", "model")(Wildcards(model="reasoner"))
+        return spec, rules.run_config(settings, None)
 
-    assert spec(1) == spec(2)
-    assert key not in json.loads(spec(1))
+    assert asked(1) == asked(2)
+    assert not any(f'"{key}"' in definitions for definitions in asked(1))
 
 
 @pytest.mark.parametrize(
@@ -120,18 +136,24 @@ def test_threads_of_a_job(settings):
     assert rules.threads(free, Wildcards(model="reasoner")) == os.cpu_count()
 
 
-def test_files_of_a_local_model_are_all_that_lie_in_its_folder(tmp_path):
-    names = ["model.safetensors", "tokenizer.json", "chat_template.jinja"]
-    for name in names:
+def test_files_of_a_local_model_are_those_that_its_stage_reads(tmp_path):
+    names = ["model-1.safetensors", "tokenizer.json", "chat_template.jinja", "LICENSE"]
+    others = ["notes.md", ".DS_Store", "train.log", "pytorch_model.bin", "model.safetensors"]
+    for name in (*names, *others, "model.json"):
         (tmp_path / name).write_text("")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}')
     (tmp_path / ".cache").mkdir()
     models = VALUES["models"] | {"m": {"path": str(tmp_path)}, "gone": {"path": "/absent"}}
     values = config.validate(VALUES | {"models": models})
     # config.json is asked for though it is missing, so that Snakemake names it.
-    wanted = {str(tmp_path / name) for name in ["config.json", *names]}
+    wanted = {str(tmp_path / name) for name in ["config.json", index.name, *names]}
     assert set(rules.model_files(values, Wildcards(model="m"))) == wanted
     assert rules.model_files(values, Wildcards(model="gone")) == ["/absent/config.json"]
     assert rules.model_files(values, Wildcards(model="reasoner")) == []
+    index.write_text("{}")  # the stage says so
+    wanted -= {str(tmp_path / "model-1.safetensors")}
+    assert set(rules.model_files(values, Wildcards(model="m"))) == wanted
 
 
 def test_inputs_of_sources_and_calibrations(settings):
@@ -308,6 +330,34 @@ def test_a_task_file_of_the_user_s_own_is_an_input():
     settings = config.validate(VALUES | {"evals": VALUES["evals"] | evals})
     assert rules.eval_task_file(settings, Wildcards(eval="own")) == ["tasks/own.yaml"]
     assert rules.eval_task_file(settings, Wildcards(eval="word-problems")) == []
+
+
+def test_what_a_task_file_includes_and_the_code_beside_it_are_inputs(tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    (here / "tasks").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    outside = tmp_path / "base.yaml"
+    ours = Path(fingerprint.PACKAGE) / "evaluate/tasks/codeforces.yaml"
+    outside.write_text(f"include: {ours}\n")  # what that one names is in the fingerprints
+    for name in ("ask.py", "other.py"):
+        (here / "tasks" / name).touch()
+    (here / "tasks/own.yaml").write_text(
+        f"include: {outside}\ndoc_to_text: !function ask.text\ntask: own\n"
+    )
+    evals = {"own": {"task": "tasks/own.yaml", "dataset": "problems-test"}}
+    settings = config.validate(VALUES | {"evals": VALUES["evals"] | evals})
+    wildcards = Wildcards(eval="own")
+    inputs = ["tasks/own.yaml", "tasks/ask.py", str(outside)]
+    assert rules.eval_task_file(settings, wildcards) == inputs
+    # It runs programs, as what it includes does.
+    code = fingerprint.stage("score", "rac.evaluate.tasks.code_utils")
+    assert rules.score_code(settings, wildcards) == code
+    outside.unlink()
+    tested = VALUES["evals"] | {"word-problems": evals["own"]}
+    with pytest.raises(
+        RacError, match=r"^evals.word-problems.task: .*base.yaml, which is missing$"
+    ):
+        rules.check(config.validate(VALUES | {"evals": tested}))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """One lm-eval task, on the rows of our own data file."""
 
-import difflib
 import functools
 import importlib
 import importlib.util
 import json
 import logging
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,11 +14,9 @@ from typing import Any
 
 from rac.artifacts import read_jsonl
 from rac.errors import RacError, one_line
+from rac.evaluate.task_files import SAMPLES, output_type, task_file
 
-TASKS = Path(__file__).parent / "tasks"
 FEWSHOT_SEED = 1234  # lm-eval's default
-# What tasks ask of a model. The others are of log-likelihoods.
-SAMPLES, CHOICES, ROLLING = "generate_until", "multiple_choice", "loglikelihood_rolling"
 
 # A task file that includes another one. Few-shot examples are drawn from the same rows, of which
 # lm-eval then leaves out the one that is asked.
@@ -218,35 +214,6 @@ def load_rows(file: str, sandbox: str = "bubblewrap", **_: Any) -> dict[str, Row
     return {"test": Rows([row | {"sandbox": sandbox} for row in read_jsonl(Path(file))])}
 
 
-@functools.cache
-def output_type(name: str) -> str:
-    """What a task asks of a model, as its file or one that it includes says: SAMPLES, if none does."""
-    file: Path | None = task_file(name)
-    seen: set[Path] = set()
-    while file and file.is_file() and file not in seen:
-        seen.add(file)
-        text = file.read_text(encoding="utf-8")
-        if found := _value("output_type", text):
-            return found
-        include = _value("include", text)
-        file = (file.parent / include).resolve() if include else None
-    return SAMPLES
-
-
-def _value(key: str, text: str) -> str | None:
-    """What a task file says of a key: a search for its line, as the file is YAML with lm-eval's tags."""
-    line = rf"^[\"']?{key}[\"']?:\s*[\"']?([^\"'#\n]+?)[\"']?\s*(#.*)?$"
-    found = re.search(line, text, re.MULTILINE)
-    return found[1] if found else None
-
-
-@functools.cache
-def runs_programs(name: str) -> bool:
-    """Whether a task of ours runs what the model writes."""
-    file = task_file(name)
-    return file.parent == TASKS and "code_utils" in file.read_text(encoding="utf-8")
-
-
 def as_messages(chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
     """A context for lm-eval in place of a rendered chat template: the messages, as JSON.
 
@@ -258,43 +225,3 @@ def as_messages(chat_history: list[dict[str, str]], add_generation_prompt: bool 
 
 def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
-
-
-def task_file(name: str) -> Path:
-    """Where a task is defined: a path, one of ours, or one that lm-eval brings along.
-
-    Raises:
-        RacError: there is no such task; names the nearest one.
-
-    lm-eval's own index parses its 14,000 task files (12 s); a search for one line takes 1 s.
-    """
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise RacError(f"the task file {name} is missing")
-        return Path(name)
-    line = re.compile(
-        rf"^[\"']?(?:task|group)[\"']?:\s*[\"']?{re.escape(name)}[\"']?\s*$", re.MULTILINE
-    )
-    if file := _defining(line, TASKS):
-        return file
-    harness = importlib.util.find_spec("lm_eval")
-    assert harness is not None and harness.submodule_search_locations
-    if file := _defining(line, Path(harness.submodule_search_locations[0]) / "tasks"):
-        return file
-    import lm_eval.tasks
-
-    index = lm_eval.tasks.TaskManager(include_path=str(TASKS)).task_index
-    if name in index:
-        if index[name].yaml_path:
-            return index[name].yaml_path
-        raise RacError(f"'{name}' is a tag of lm-eval tasks: name one of its tasks")
-    tasks = [task for task, entry in index.items() if entry.yaml_path]
-    near = difflib.get_close_matches(name, tasks, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise RacError(f"there is no lm-eval task '{name}'{hint}")
-
-
-def _defining(line: re.Pattern[str], folder: Path) -> Path | None:
-    """The first task file below a folder that holds a line."""
-    files = sorted(folder.rglob("*.yaml"))
-    return next((f for f in files if line.search(f.read_text(encoding="utf-8"))), None)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rac.errors import RacError
-from rac.evaluate.harness import ROLLING, cause, judged
+from rac.evaluate.harness import cause, judged
+from rac.evaluate.task_files import ROLLING
 from rac.evaluate.thoughts import answer_part
 
 

@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rac.artifacts import read_json, sha256_file, write_jsonl
 from rac.errors import RacError
-from rac.evaluate.harness import (
-    CHOICES,
-    ROLLING,
-    SAMPLES,
-    instances,
-    judged,
-    load_task,
-    task_file,
-)
+from rac.evaluate.harness import instances, judged, load_task
+from rac.evaluate.task_files import CHOICES, ROLLING, SAMPLES, task_file
 from rac.models.chat import opening, render, settings, token_ids
 from rac.provenance import checked_sha256, hashes, provenance, write_record
 

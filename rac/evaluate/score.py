@@ -9,12 +9,13 @@ from rac.artifacts import read_jsonl, sha256_file, write_jsonl
 from rac.definitions import Eval
 from rac.errors import RacError
 from rac.evaluate.budgets import smaller
-from rac.evaluate.harness import CHOICES, ROLLING, SAMPLES, instances, load_task, task_file
+from rac.evaluate.harness import instances, load_task
 from rac.evaluate.loops import is_looping
 from rac.evaluate.math import last_boxed
 from rac.evaluate.replay import likelihoods, replay, sampled
 from rac.evaluate.spelling import normalise
 from rac.evaluate.statistics import clustered_mean, quantile, votes
+from rac.evaluate.task_files import CHOICES, ROLLING, SAMPLES, task_file
 from rac.evaluate.thoughts import answer_part
 from rac.provenance import checked_sha256, hashes, provenance, write_record
 from rac.ratio import ratio

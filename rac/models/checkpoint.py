@@ -14,6 +14,34 @@ if TYPE_CHECKING:
 
 TOKENIZERS = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
 TEXTS = ("LICENSE*", "README.md")  # for people: nothing here reads them
+FILES = ("*.json", "*.jinja", "*.txt", "*.model", *TEXTS)  # of a dense model, beside the weights
+RECORDS = ("model.json", "compression.json")  # of another folder: a new one gets its own
+INDEX = "model.safetensors.index.json"
+
+
+def beside_weights(folder: Path) -> list[Path]:
+    """The files of a dense model's folder that are copied: all that its model needs beside its weights."""
+    files = (file for pattern in FILES for file in sorted(folder.glob(pattern)))
+    return [file for file in files if file.name not in RECORDS]
+
+
+def weight_names(folder: Path) -> list[str]:
+    """The names of the safetensors files that make up the model: those of the index, or the only one.
+
+    Raises:
+        RacError: the index is damaged.
+    """
+    index = Path(folder) / INDEX
+    if not index.exists():
+        return ["model.safetensors"]
+    try:
+        found = set(read_json(index)["weight_map"].values())
+    except (AttributeError, KeyError, TypeError):
+        found = set()
+    plain = (isinstance(name, str) and Path(name).name == name != ".." for name in found)
+    if not found or not all(plain):
+        raise RacError(f"{index} does not say which file of its folder holds which weight")
+    return sorted(found)
 
 
 def check_folder(folder: Path, name: str, hub: str | None = None) -> None:

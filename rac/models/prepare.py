@@ -9,12 +9,9 @@ from rac.artifacts import atomic_folder
 from rac.definitions import Model
 from rac.errors import RacError
 from rac.models import weights
-from rac.models.checkpoint import TEXTS, check_folder
+from rac.models.checkpoint import FILES, beside_weights, check_folder, weight_names
 from rac.models.reasoner import WEIGHTS
 from rac.provenance import hashes, provenance, write_record
-
-FILES = ("*.json", "*.jinja", "*.txt", "*.model", *TEXTS)  # beside the weights
-RECORDS = ("model.json", "compression.json")  # of another folder: this one gets its own
 
 
 def prepare_model(model: Model, name: str, output: Path, code: str | None = None) -> None:
@@ -36,15 +33,14 @@ def prepare_model(model: Model, name: str, output: Path, code: str | None = None
         source = hub.fetch(*repository, list(FILES), "model", f"models.{name}", instead)
         check_folder(source, name, f"{model.hub}@{model.revision}")
         # Some repositories hold the weights a second time, under other names.
-        hub.fetch(*repository, weights.names(source), "model", f"models.{name}", instead)
+        hub.fetch(*repository, weight_names(source), "model", f"models.{name}", instead)
     else:
         assert source is not None
         check_folder(source, name)
     with atomic_folder(output) as folder:
         try:
-            for file in (file for pattern in FILES for file in sorted(source.glob(pattern))):
-                if file.name not in RECORDS:
-                    shutil.copyfile(_own(file), folder / file.name)
+            for file in beside_weights(source):
+                shutil.copyfile(_own(file), folder / file.name)
             for file in weights.files(source):
                 if model.embedded:  # small, and part of this code: results may move without it
                     shutil.copyfile(file, folder / file.name)

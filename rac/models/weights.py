@@ -8,10 +8,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from rac.artifacts import read_json, sha256_json, write_json
+from rac.artifacts import sha256_json, write_json
 from rac.errors import RacError
-
-INDEX = "model.safetensors.index.json"
+from rac.models.checkpoint import INDEX, weight_names
 
 
 class Header(NamedTuple):
@@ -22,25 +21,6 @@ class Header(NamedTuple):
     shape: list[int]
 
 
-def names(folder: Path) -> list[str]:
-    """The names of the safetensors files that make up the model: those of the index, or the only one.
-
-    Raises:
-        RacError: the index is damaged.
-    """
-    index = Path(folder) / INDEX
-    if not index.exists():
-        return ["model.safetensors"]
-    try:
-        found = set(read_json(index)["weight_map"].values())
-    except (AttributeError, KeyError, TypeError):
-        found = set()
-    plain = (isinstance(name, str) and Path(name).name == name != ".." for name in found)
-    if not found or not all(plain):
-        raise RacError(f"{index} does not say which file of its folder holds which weight")
-    return sorted(found)
-
-
 def files(folder: Path) -> list[Path]:
     """The safetensors files that make up the model.
 
@@ -48,7 +28,7 @@ def files(folder: Path) -> list[Path]:
         RacError: no model there, or a file is missing.
     """
     folder = Path(folder)
-    found = [folder / name for name in names(folder)]
+    found = [folder / name for name in weight_names(folder)]
     for file in found:
         if not file.is_file():
             raise RacError(f"{file} is missing: {folder} is no whole Hugging Face folder")

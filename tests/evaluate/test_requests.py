@@ -2,7 +2,7 @@ import pytest
 
 from rac.artifacts import read_jsonl, write_jsonl
 from rac.errors import RacError
-from rac.evaluate.harness import load_rows, output_type
+from rac.evaluate.harness import load_rows
 from rac.evaluate.requests import build_requests
 from rac.models.checkpoint import load_tokenizer
 
@@ -139,21 +139,6 @@ def test_rows_are_a_dataset_to_a_tasks_own_code(tmp_path):
     kept = rows.filter(lambda row: row["odd"] == 1).map(lambda row: {"n": -row["n"]})
     assert [row["n"] for row in kept] == [-1, -3, -5]
     assert rows["n"] == [0, 1, 2, 3, 4, 5] and rows[1:3]["n"] == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("word_problems", "generate_until"),
-        ("math500", "generate_until"),
-        ("arc_challenge", "multiple_choice"),  # its file includes that of arc_easy
-        ("mmlu_anatomy", "multiple_choice"),
-        ("lambada_openai", "loglikelihood"),
-        ("wikitext", "loglikelihood_rolling"),
-    ],
-)
-def test_what_a_task_asks_of_a_model_is_read_from_its_file(name, kind):
-    assert output_type(name) == kind
 
 
 def test_a_dataset_that_was_cut_is_refused(tmp_path, checkpoint, cut):

@@ -6,6 +6,7 @@ import torch
 from rac.artifacts import read_json
 from rac.errors import RacError
 from rac.models import weights
+from rac.models.checkpoint import INDEX
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_rewrite_replaces_what_blocks_bring_and_nothing_else(sharded, tmp_path):
         assert before[kept].name == after[kept].name
         assert torch.equal(weights.read(before[kept], kept), weights.read(after[kept], kept))
     assert after["a.codes"].name == before[other].name
-    index = read_json(out / weights.INDEX)
+    index = read_json(out / INDEX)
     assert index["weight_map"] == {key: file.name for key, file in after.items()}
     tensors = [weights.read(file, key) for key, file in after.items()]
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors)
@@ -73,7 +74,7 @@ def test_missing_and_damaged_files_are_refused(sharded, tmp_path):
     "weight_map", [{}, [], {"w": "../other/model.safetensors"}, {"w": 5}, {"w": ["a"]}, {"w": ".."}]
 )
 def test_an_index_that_names_no_files_of_its_folder_is_refused(tmp_path, weight_map):
-    (tmp_path / weights.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(RacError, match="does not say which file of its folder holds which weight"):
         weights.files(tmp_path)
 

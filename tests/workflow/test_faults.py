@@ -126,6 +126,13 @@ def test_a_missing_model_is_named_and_nothing_is_half_written(fresh):
     assert not (fresh.folder / "resources/models/tiny").exists()
 
 
+@pytest.mark.parametrize("target", ["tiny/overlaps/sparsegpt-0.5.csv", "tiny/rac/dense/checkpoint"])
+def test_what_is_no_artefact_of_the_run_is_one_line(fresh, target):
+    code, output = fresh.run(f"results/{target}")
+    assert code != 0 and f"No rule to produce results/{target} " in output
+    assert "Traceback" not in output
+
+
 def test_a_wrong_column_is_named_in_the_log(fresh):
     fresh.configure(lambda c: c["datasets"]["own"]["columns"].update(problem="queston"))
     code, _ = fresh.run("resources/datasets/own/data.jsonl")
