@@ -10,7 +10,6 @@ from rac.config import Config
 # Folders of results/ that hold artefacts of several cells, by how deep their artefacts lie.
 DEPTHS = {"traces": 4, "sources": 4, "hessians": 4, "requests": 4, "overlaps": 4, "benchmarks": 0}
 SHARDS = {"traces": 6, "hessians": 6, "generate": 8}
-SHARED_LOGS = ("datasets", "models")  # folders of logs/ that are no model's
 
 
 def unused(config: Config) -> list[Path]:
@@ -36,14 +35,16 @@ def unused(config: Config) -> list[Path]:
 
 
 def _told() -> Iterator[tuple[Path, str]]:
-    """The logs and the folders of benchmark files of single models, and whose they are."""
+    """The logs and the folders of benchmark files of single models, and whose they are.
+
+    A folder in logs/ of which results/ knows nothing is left to who made it.
+    """
     for path in Path("logs/models").glob("*.log"):
         yield path, path.stem
-    for path in Path("logs").glob("*/"):
-        if path.name not in SHARED_LOGS:
-            yield path, path.name
     for path in Path("results").glob("*/benchmarks"):
         yield path, path.parent.name
+        if (logs := Path("logs", path.parent.name)).is_dir():
+            yield logs, path.parent.name
 
 
 def remove(artefacts: list[Path]) -> list[str]:
