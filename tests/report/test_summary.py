@@ -453,7 +453,7 @@ def test_a_record_that_was_edited_is_refused(name, content, run, tmp_path):
         file = tmp_path / name.removeprefix("../")
     found = read_json(file)
     write_json(file, found | {"accuracy": 0.99} if content == "edited" else content)
-    gone = file.parent if file.name in ("model.json", "compression.json") else "it"
+    gone = file.parent if file.name in ("model.json", "compression.json") else file
     said = f"{file.name} was changed after it was written; delete {gone} to have it made again"
     with pytest.raises(RacError, match=f"{re.escape(said)}$"):
         summarized(run, tmp_path)
