@@ -153,6 +153,7 @@ def sources(
     name: Name,
     model: Folder,
     dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
+    chat: Annotated[Any, definition(definitions.Chat)],
     code: Code,
     output: Output,
     traces: Annotated[Path | None, typer.Option(help="traces.jsonl.zst, for kind traces")] = None,
@@ -161,7 +162,7 @@ def sources(
     """Token sequences of a source."""
     from rac.sources import write_sequences
 
-    write_sequences(spec, name, model, dataset, traces, output, other_model, code)
+    write_sequences(spec, name, model, dataset, traces, output, other_model, code, chat)
 
 
 @app.command()
@@ -228,13 +229,14 @@ def requests(
     task: Annotated[str, typer.Option(help="an lm-eval task")],
     dataset: Annotated[Path, typer.Option(help="the dataset's data.jsonl")],
     model: Folder,
+    chat: Annotated[Any, definition(definitions.Chat)],
     output: Output,
 ) -> None:
     """The prompts of an evaluation, by lm-eval and the model's chat template."""
     os.environ.update(OFFLINE)
     from rac.evaluate.requests import build_requests
 
-    build_requests(task, dataset, model, output)
+    build_requests(task, dataset, model, output, chat)
 
 
 @app.command()

@@ -64,6 +64,18 @@ class Model(Strict):
         _check_revision(self.hub, self.revision)
         return self
 
+    @property
+    def chat(self) -> "Chat":
+        """What is said beside a problem."""
+        return Chat(system=self.system, thinking=self.thinking)
+
+
+class Chat(Strict):
+    """What a model is told beside a problem, by its chat template; keys as in a model's definition."""
+
+    system: str | None = None
+    thinking: bool | None = None
+
 
 def _check_revision(hub: str | None, revision: str | None) -> None:
     if (hub is None) != (revision is None):

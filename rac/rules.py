@@ -230,6 +230,12 @@ def model_code(config: Config, wildcards: Any) -> str:
     return stage("model", *(f"models/reasoner/weights/{name}" for name in names))
 
 
+def source_chat(config: Config, wildcards: Any) -> str:
+    """What the model is told beside a problem, as JSON; nothing, where a source renders no prompts."""
+    source, model = config.sources[wildcards.source], config.models[wildcards.model]
+    return "{}" if source.kind in ("text", "traces") else model.chat.model_dump_json()
+
+
 def source_dataset(config: Config, wildcards: Any) -> str:
     """The rows that a source is made from."""
     return f"resources/datasets/{config.sources[wildcards.source].dataset}/data.jsonl"
@@ -378,6 +384,12 @@ def score_code(config: Config, wildcards: Any) -> str:
     """Fingerprint of the score stage, with what runs programs if the eval's task does."""
     programs = runs_programs(config.evals[wildcards.eval].task)
     return stage("score", *(["rac.evaluate.tasks.code_utils"] if programs else []))
+
+
+def eval_chat(config: Config, wildcards: Any) -> str:
+    """What the model is told beside a problem, as JSON; nothing, where it is not to answer in writing."""
+    sampled = output_type(config.evals[wildcards.eval].task) == SAMPLES
+    return config.models[wildcards.model].chat.model_dump_json() if sampled else "{}"
 
 
 def eval_task_file(config: Config, wildcards: Any) -> list[str]:

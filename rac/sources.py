@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rac.artifacts import atomic_file, read_jsonl
-from rac.definitions import Source
+from rac.definitions import Chat, Source
 from rac.errors import RacError
 from rac.models import checkpoint
-from rac.models.chat import opening, render, settings, token_ids
+from rac.models.chat import opening, render, token_ids
 from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 KEYS = ("token_ids", "lengths", "prompt_lengths")  # of a file of sequences
@@ -63,7 +63,7 @@ def text_windows(
         yield ids, len(ids)
 
 
-def prompt_ids(problem: dict, source: Source, tokenizer: Any, chat: dict) -> list[int]:
+def prompt_ids(problem: dict, source: Source, tokenizer: Any, chat: Chat) -> list[int]:
     """Token ids of the prompt that asks for an answer to `problem`, by the model's chat template."""
     said = source.prompt.replace("{problem}", problem["problem"])
     prompt = render(tokenizer, [{"role": "user", "content": said}], chat)
@@ -79,6 +79,7 @@ def write_sequences(
     output: Path,
     other_model: Path | None = None,
     code: str | None = None,
+    chat: Chat = Chat(),  # noqa: B008
 ) -> None:
     """Write the token sequences of a source, and beside them their record, as .json.
 
@@ -91,6 +92,7 @@ def write_sequences(
         output: the safetensors file: token_ids int32 [tokens], lengths and prompt_lengths int32 [sequences].
         other_model: the folder of the model whose traces they are, if it is another one.
         code: fingerprint of the code, for the record.
+        chat: what the model is told beside a problem, where prompts are made here.
 
     Raises:
         RacError: the budget cannot be met, an input is missing or damaged, or the other model writes other
@@ -109,7 +111,7 @@ def write_sequences(
             of_traces = _selected(of_traces, source, read_jsonl(dataset), model)
         sequences = ((row["token_ids"], row["prompt_length"]) for row in of_traces)
     else:
-        sequences = _of_rows(source, name, model, read_jsonl(dataset))
+        sequences = _of_rows(source, name, model, read_jsonl(dataset), chat)
     taken = list(cut_to_budget(sequences, source.tokens, name))
     tensors = {
         "token_ids": torch.cat([sequence.token_ids for sequence in taken]).int(),
@@ -123,6 +125,7 @@ def write_sequences(
         "sources",
         code,
         source=source.model_dump(mode="json"),
+        chat=chat.model_dump(),
         model=identity,
         files=checkpoint.recorded(model),
         **inputs,
@@ -133,7 +136,7 @@ def write_sequences(
 
 
 def _of_rows(
-    source: Source, name: str, model: Path, rows: list[dict]
+    source: Source, name: str, model: Path, rows: list[dict], chat: Chat
 ) -> Iterator[tuple[list[int], int]]:
     """Token ids and prompt length of each sequence that is made of a dataset's rows."""
     tokenizer, stop = checkpoint.load_tokenizer(model), checkpoint.stop_tokens(model)[0]
@@ -141,7 +144,6 @@ def _of_rows(
         texts = (tokenizer.encode(row["text"], add_special_tokens=False) for row in rows)
         yield from text_windows(texts, source.window, stop)
         return
-    chat = settings(model)
     for row in rows:
         ids = prompt_ids(row, source, tokenizer, chat)
         solved = source.kind == "solutions"

@@ -12,7 +12,6 @@ from rac.engines import Task, version
 from rac.engines.samples import Prompt, draw_samples, keep_samples, of_shard
 from rac.errors import RacError
 from rac.models import checkpoint
-from rac.models.chat import settings
 from rac.progress import progress
 from rac.provenance import checked_sha256, hashes, provenance, write_record
 from rac.sources import prompt_ids
@@ -132,9 +131,8 @@ def _to_draw(asked: Asked, budget: int) -> tuple[list[Prompt], dict, Task]:
     source, model, folder, engine = asked.source, asked.model, asked.folder, asked.engine
     tokenizer = checkpoint.load_tokenizer(folder)
     dataset, problems = checked_sha256(asked.dataset), read_jsonl(asked.dataset)
-    chat = settings(folder)
     prompts = [
-        Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, chat))
+        Prompt(row["id"], sample, prompt_ids(row, source, tokenizer, model.chat))
         for row in problems
         for sample in range(source.samples)
     ]

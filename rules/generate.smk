@@ -20,7 +20,7 @@ rule generate:
         runtime=minutes("generate"),
     params:
         spec=spec("evals", "eval", without=["sandbox"]),
-        model=spec("models", "model"),
+        model=spec("models", "model", without=["system", "thinking"]),
         engine=ask("generate_engine"),
         shards=lambda wildcards, input: [f"--shards={path}" for path in input.shards],
         code=ask("generate_code"),
@@ -54,7 +54,7 @@ rule generate_shard:
         runtime=minutes("generate_shard"),
     params:
         spec=spec("evals", "eval", without=["sandbox"]),
-        model=spec("models", "model"),
+        model=spec("models", "model", without=["system", "thinking"]),
         engine=ask("engine"),
         shard=ask("shard"),
         code=ask("generate_code"),

@@ -10,7 +10,7 @@ rule model:
     conda:
         "../envs/rac.yaml"
     params:
-        spec=spec("models", "model", without=["sampling"]),
+        spec=spec("models", "model", without=["sampling", "system", "thinking"]),
         code=ask("model_code"),
     shell:
         "python -m rac model --spec {params.spec:q} --name {wildcards.model}"

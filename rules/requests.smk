@@ -14,7 +14,8 @@ rule requests:
         "../envs/rac.yaml"
     params:
         task=ask("eval_task"),
+        chat=ask("eval_chat"),
         code=stage("requests"),
     shell:
         "python -m rac requests --task {params.task:q} --dataset {input.dataset:q}"
-        " --model {input.model:q} --output {output.requests:q} > {log:q} 2>&1"
+        " --model {input.model:q} --chat {params.chat:q} --output {output.requests:q} > {log:q} 2>&1"

@@ -41,6 +41,18 @@ def test_the_line_that_reproduces_a_page_names_its_configuration(settings, tmp_p
     assert rules.chosen_by(settings, files) == options
 
 
+def test_only_prompts_hang_on_what_a_model_is_told(settings):
+    told = json.loads(rules.source_chat(settings, Wildcards(model="reasoner", source="solutions")))
+    assert told == {"system": None, "thinking": None}
+    for source in ("c4", "traces"):
+        assert rules.source_chat(settings, Wildcards(model="reasoner", source=source)) == "{}"
+    assert rules.eval_chat(settings, Wildcards(model="reasoner", eval="word-order")) == "{}"
+    assert (
+        json.loads(rules.eval_chat(settings, Wildcards(model="reasoner", eval="word-problems")))
+        == told
+    )
+
+
 def test_any_of_matches_the_names_and_nothing_else():
     pattern = rules.any_of(["a.b", "c"])
     assert [bool(re.fullmatch(pattern, name)) for name in ("a.b", "c", "axb", "", "a.b|c")] == [

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 
 from rac import sources
 from rac.artifacts import read_json, sha256_file, write_jsonl
-from rac.definitions import Source
+from rac.definitions import Chat, Source
 from rac.errors import RacError
 from rac.models import checkpoint
 from rac.provenance import hashes, is_whole, write_record
 from rac.sources import cut_to_budget, text_windows
 
-PLAIN = {"system": None, "thinking": None}
+PLAIN = Chat()
 
 
 def definition(kind: str, tokens: int, **values) -> Source:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rac.artifacts import read_json, sha256_file, write_jsonl
+from rac.definitions import Chat
 from rac.errors import RacError
 from rac.evaluate.harness import instances, judged, load_task
 from rac.evaluate.task_files import CHOICES, ROLLING, SAMPLES, task_file
-from rac.models.chat import opening, render, settings, token_ids
+from rac.models.chat import opening, render, token_ids
 from rac.provenance import checked_sha256, hashes, provenance, write_record
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ WINDOW = 2048  # tokens at most that a whole text is scored in at a time
 Window = tuple[list[int], list[int]]  # token ids that are given, and those that are scored
 
 
-def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -> None:
+def build_requests(
+    task_name: str,
+    data: Path,
+    checkpoint: Path,
+    output: Path,
+    chat: Chat = Chat(),  # noqa: B008
+) -> None:
     """Write requests.jsonl.zst: a row a problem, or a row a log-likelihood that it asks for.
 
     A row has `doc_id` and `id`, and
@@ -37,6 +44,7 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
         data: the data.jsonl of the benchmark's dataset; the task's prompts see its columns.
         checkpoint: the Hugging Face folder whose tokenizer and chat template are used.
         output: the file to write.
+        chat: what the model is told beside a problem, where it is to answer in writing.
 
     Raises:
         RacError: the task is unknown, not supported or does not fit `data`; the tokenizer is damaged
@@ -53,12 +61,13 @@ def build_requests(task_name: str, data: Path, checkpoint: Path, output: Path) -
 
     tokenizer = load_tokenizer(checkpoint)
     if task.OUTPUT_TYPE == SAMPLES:
-        write_jsonl(output, _prompts(asked, tokenizer, settings(checkpoint)))
+        write_jsonl(output, _prompts(asked, tokenizer, chat))
     else:
         write_jsonl(output, _likelihoods(asked, tokenizer, _positions(checkpoint)))
     made = provenance(
         "requests",
         task=task_name,
+        chat=chat.model_dump(),
         task_file=sha256_file(task_file(task_name)),
         dataset=dataset,
         model=identity(checkpoint),
@@ -98,7 +107,7 @@ def _identity(instance: Any) -> dict[str, Any]:
     }
 
 
-def _prompts(asked: list[Any], tokenizer: "PreTrainedTokenizerBase", chat: dict) -> Iterator[dict]:
+def _prompts(asked: list[Any], tokenizer: "PreTrainedTokenizerBase", chat: Chat) -> Iterator[dict]:
     for instance in asked:
         messages = json.loads(instance.args[0])
         prompt = render(tokenizer, messages, chat)

@@ -1,10 +1,9 @@
 """What a model is told: messages rendered by its own chat template."""
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rac.artifacts import read_json
+from rac.definitions import Chat
 from rac.errors import RacError, one_line
 
 if TYPE_CHECKING:
@@ -13,16 +12,7 @@ if TYPE_CHECKING:
 _OPENED = re.compile(r"<think>\s*\Z")
 
 
-def settings(folder: Path) -> dict[str, Any]:
-    """What config.yaml says of a model's chat, from its model.json: `system` and `thinking`, or None."""
-    record = Path(folder) / "model.json"
-    plain = {"system": None, "thinking": None}
-    return read_json(record).get("chat", plain) if record.exists() else plain
-
-
-def render(
-    tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], chat: dict[str, Any]
-) -> str:
+def render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict[str, str]], chat: Chat) -> str:
     """The prompt: messages by the tokenizer's chat template, ready for the model to go on.
 
     A last message of the assistant is one that it is to continue.
@@ -30,15 +20,15 @@ def render(
     Args:
         tokenizer: with a chat template.
         messages: dicts of role and content.
-        chat: of `settings`; a system prompt comes first unless the messages bring one.
+        chat: of the model's definition; a system prompt comes first unless the messages bring one.
 
     Raises:
         RacError: the template refuses the messages.
     """
-    if chat["system"] is not None and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": chat["system"]}, *messages]
+    if chat.system is not None and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": chat.system}, *messages]
     prefilled = messages[-1]["role"] == "assistant"
-    switch = {} if chat["thinking"] is None else {"enable_thinking": chat["thinking"]}
+    switch: dict[str, Any] = {} if chat.thinking is None else {"enable_thinking": chat.thinking}
     try:
         prompt = tokenizer.apply_chat_template(
             messages,

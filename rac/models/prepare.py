@@ -52,9 +52,7 @@ def prepare_model(model: Model, name: str, output: Path, code: str | None = None
             raise RacError(f"models.{name}: {error}".replace(str(folder), place)) from None
         write_record(
             folder / "model.json",
-            record
-            | {"chat": {"system": model.system, "thinking": model.thinking}}
-            | provenance("model", code, definition=model.model_dump(mode="json")),
+            record | provenance("model", code, definition=model.model_dump(mode="json")),
         )
 
 

@@ -1,5 +1,6 @@
 import pytest
 
+from rac.definitions import Chat
 from rac.errors import RacError
 from rac.models import chat, checkpoint
 from rac.models.reasoner import WEIGHTS
@@ -29,8 +30,7 @@ def tokenizer():
     ],
 )
 def test_a_system_prompt_and_the_thinking_switch(tokenizer, settings, prompt, opening):
-    settings = {"system": None, "thinking": None} | settings
-    assert chat.render(tokenizer, ASKED, settings) == prompt
+    assert chat.render(tokenizer, ASKED, Chat(**settings)) == prompt
     assert chat.opening(prompt) == opening
     ids = chat.token_ids(tokenizer, prompt)
     assert tokenizer.decode(ids) == prompt
@@ -38,21 +38,17 @@ def test_a_system_prompt_and_the_thinking_switch(tokenizer, settings, prompt, op
 
 def test_messages_that_bring_a_system_prompt_keep_it(tokenizer):
     messages = [{"role": "system", "content": "Own."}, *ASKED]
-    rendered = chat.render(tokenizer, messages, {"system": "Think.", "thinking": None})
+    rendered = chat.render(tokenizer, messages, Chat(system="Think."))
     assert rendered.startswith("[system] Own.") and "Think." not in rendered
 
 
 def test_a_template_that_refuses_is_one_line(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('no system\nprompt here') }}"
     with pytest.raises(RacError, match="the chat template of .* refuses: no system prompt here"):
-        chat.render(tokenizer, ASKED, {"system": None, "thinking": None})
+        chat.render(tokenizer, ASKED, Chat())
 
 
 def test_a_hostile_template_runs_in_the_sandbox(tokenizer):
     tokenizer.chat_template = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(RacError, match="refuses: access to attribute '__class__'"):
-        chat.render(tokenizer, ASKED, {"system": None, "thinking": None})
-
-
-def test_a_folder_without_a_record_has_no_settings(tmp_path):
-    assert chat.settings(tmp_path) == {"system": None, "thinking": None}
+        chat.render(tokenizer, ASKED, Chat())

@@ -144,6 +144,14 @@ def test_a_definition_changed_and_changed_back_recomputes_nothing(finished):
     assert finished.planned() == {}
 
 
+def test_what_a_model_is_told_is_no_part_of_it(finished):
+    finished.configure(lambda c: c["models"]["tiny"].update(system="Think."))
+    planned = finished.planned()
+    assert "model" not in planned  # nor are sequences of text made again, and their Hessians
+    assert (planned["traces"], planned["sources"], planned["requests"]) == (2, 2, 1)
+    assert planned["compress"] == 1  # and not magnitude
+
+
 def test_a_mixture_of_stored_hessians_needs_no_forward_pass(finished):
     cells = {"compress": 1, "generate": 1, "score": 1, "diagnostics": 1, "losses": 1}
     planned = finished.planned("--config", "run=wider")
