@@ -432,6 +432,7 @@ def test_nothing_asks_the_hub(bench, tmp_path, checkpoint):
     write_jsonl(tmp_path / "data.jsonl", [row | {"ind": i} for i in range(6)])
     for task in ("gsm8k", "hellaswag"):
         given = ("--task", task, "--dataset", tmp_path / "data.jsonl", "--model", checkpoint)
+        given += ("--chat", "{}")
         without_network("requests", *given, "--output", tmp_path / f"{task}.jsonl.zst")
         assert (
             len(read_jsonl(tmp_path / f"{task}.jsonl.zst")) == {"gsm8k": 6, "hellaswag": 12}[task]
