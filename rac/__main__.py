@@ -499,12 +499,14 @@ def verify(
             wrong.append(finding)
             print(finding.wrong, flush=True)
     print(f"{seen} files compared, {len(wrong)} of them damaged or missing")
-    if wrong:
-        units = shlex.join(sorted({os.path.relpath(finding.unit, folder) for finding in wrong}))
+    units = sorted({os.path.relpath(of.unit, folder) for of in wrong if of.unit})
+    if units:
+        again = shlex.join(units)
         print(
             f"A finished run does not miss what is deleted. In {folder.resolve()}, this makes it again:"
         )
-        print(f"    rm -rf {units}; snakemake --cores {os.cpu_count()} {units}")
+        print(f"    rm -rf {again}; snakemake --cores {os.cpu_count()} {again}")
+    if wrong:
         sys.exit(1)
 
 

@@ -12,7 +12,6 @@ from rac.provenance import RECORD, WHOLE, changed, is_whole
 FOLDERS = ("resources", "results")
 # What a stage makes: each such file is a record, or one names it.
 MADE = (".json", ".jsonl", ".zst", ".safetensors", ".csv", ".html", ".svg", ".pdf")
-AGAIN = "delete it to have it made again"
 
 
 class Finding(NamedTuple):
@@ -20,7 +19,9 @@ class Finding(NamedTuple):
 
     file: Path
     wrong: str | None
-    unit: Path  # the file or folder that a rule makes it with
+    unit: (
+        Path | None
+    )  # the file or folder that a rule makes it with; a file that no record names has none
 
 
 def verify(folder: Path) -> Iterator[Finding]:
@@ -72,7 +73,8 @@ def verify(folder: Path) -> Iterator[Finding]:
             said = f"{file} was changed after it was written; delete {unit} to have it made again"
             yield Finding(file, None if is_whole(contents[file]) else said, unit)
         elif file.suffix in MADE and file.parent not in unclear:
-            yield Finding(file, f"{file} has no record: none names it; {AGAIN}", file)
+            said = f"{file} has no record: none names it; delete it to have it made again"
+            yield Finding(file, said, None)
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -116,6 +116,13 @@ def test_a_file_without_its_record_is_named(project, record, data):
     assert any(f"{data} has no record: none names it" in line for line in lines)
 
 
+def test_only_what_a_record_names_is_made_again_by_its_path(project):
+    (project / "results/notes.csv").write_text("a user's own\n")
+    (project / "results/summary.csv").write_text("model\n")
+    units = {found.file.name: found.unit for found in verify(project) if found.wrong}
+    assert units == {"notes.csv": None, "summary.csv": project / "results/summary.csv"}
+
+
 @pytest.mark.parametrize(
     "name",
     [
