@@ -4,7 +4,6 @@ Names are identities: they stand in paths, so they are short, plain and checked 
 for reaches the rules as `params`, so an edited definition recomputes what hangs on it and nothing else.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Collection
@@ -27,6 +26,7 @@ from rac.definitions import (
 from rac.errors import RacError
 from rac.schema import FolderName, Name, Strict, nearest
 from rac.variants import Variant
+from rac.yaml_nodes import nodes
 
 
 class Config(Strict):
@@ -255,15 +255,8 @@ def _share_rows(config: Config, one: str, other: str) -> bool:
     def place(of: Dataset) -> tuple:
         seed = of.seed if of.embedded == "word-problems" else None  # which are made by it
         path = of.path and of.path.resolve()
-        return (
-            of.embedded,
-            of.split,
-            seed,
-            path,
-            of.hub,
-            frozenset(of.files or ()),
-            of.livecodebench,
-        )
+        files = frozenset(of.files or ())
+        return of.embedded, of.split, seed, path, of.hub, files, of.livecodebench
 
     return place(first) == place(second)
 
@@ -357,17 +350,9 @@ def read(file: Path) -> Any:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(file.read_text(encoding="utf-8"))
         document = loader.get_single_node()
-        waiting, seen = [document] if document else [], set()
-        while waiting:
-            node = waiting.pop()
-            if id(node) in seen or not isinstance(node.value, list):
-                continue
-            seen.add(id(node))
+        for node in nodes(document):
             if isinstance(node, yaml.MappingNode):
                 _refuse_twice([key for key, _ in node.value], file)
-            waiting += itertools.chain.from_iterable(
-                pair if isinstance(pair, tuple) else [pair] for pair in node.value
-            )
         return loader.construct_document(document) if document else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RacError(f"{file} cannot be read: {error}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rac.errors import RacError, one_line
+from rac.yaml_nodes import nodes
 
 TASKS = Path(__file__).resolve().parent / "tasks"
 # What tasks ask of a model. The others are of log-likelihoods.
@@ -97,7 +98,8 @@ def _read(path: Path) -> TaskFile:
     said: dict[str, list[str]] = {}
     if isinstance(document, yaml.MappingNode):
         said = {str(key.value): _texts(value) for key, value in document.value}
-    functions = _functions(document)
+    scalars = (node for node in nodes(document) if isinstance(node, yaml.ScalarNode))
+    functions = [node.value for node in scalars if node.tag == "!function"]
     return TaskFile(
         path,
         next(iter(said.get("output_type", [])), None),
@@ -110,21 +112,6 @@ def _texts(node: Any) -> list[str]:
     """The text of a YAML node, or of those that it lists."""
     items = node.value if isinstance(node.value, list) else [node]
     return [item.value for item in items if isinstance(getattr(item, "value", None), str)]
-
-
-def _functions(document: Any) -> Iterator[str]:
-    """The names in a YAML document that lm-eval's tag makes functions."""
-    waiting, seen = [document] if document else [], set()
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen:
-            continue
-        seen.add(id(node))
-        if isinstance(node.value, list):
-            for item in node.value:
-                waiting += item if isinstance(item, tuple) else [item]
-        elif node.tag == "!function":
-            yield node.value
 
 
 def task_file(name: str) -> Path:
