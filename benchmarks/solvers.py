@@ -43,9 +43,8 @@ SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7)
 W4A16 = grids.Grid("int", 4, 128)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LONG = 0.5 if DEVICE == "cuda" else 1.5  # seconds of repeats
-LEAST = (
-    2 if DEVICE == "cuda" else 1
-)  # a run that takes longer is timed once, after one that compiles kernels
+# A run that takes longer is timed once; on a GPU, after one that compiles kernels.
+LEAST = 2 if DEVICE == "cuda" else 1
 
 
 # ---- the published loops, written down plainly

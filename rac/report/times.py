@@ -21,9 +21,8 @@ def benchmarks_of(results: Path, cell: Cell, names: Collection[str]) -> list[Pat
             left out.
     """
     folder = results / cell.model / "benchmarks"
-    named = re.compile(
-        rf"({'|'.join(map(re.escape, names))})(\+[0-9]+)?"
-    )  # a shard's has its number
+    # A shard's has its number.
+    named = re.compile(rf"({'|'.join(map(re.escape, names))})(\+[0-9]+)?")
     return [
         *sorted(folder.glob(f"*/{cell.calibration}/{cell.variant}.tsv")),
         *(
