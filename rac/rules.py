@@ -388,7 +388,7 @@ def score_code(config: Config, wildcards: Any) -> str:
 
 def eval_chat(config: Config, wildcards: Any) -> str:
     """What the model is told beside a problem, as JSON; nothing, where it is not to answer in writing."""
-    sampled = output_type(config.evals[wildcards.eval].task) == SAMPLES
+    sampled = _samples(config.evals[wildcards.eval].task)
     return config.models[wildcards.model].chat.model_dump_json() if sampled else "{}"
 
 
